@@ -1,0 +1,1 @@
+//! Where things are looked up, in order; every fault is a miss.

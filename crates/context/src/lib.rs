@@ -1,0 +1,1 @@
+//! Build contexts and remote sources; selecting and hashing files.

@@ -1,0 +1,1 @@
+//! The remote registry: credentials, mirrors, TLS, retries, streaming pull and push.

@@ -1,0 +1,1 @@
+//! Runs a RUN step: namespaces, mounts, chroot, signals.

@@ -1,0 +1,1 @@
+//! One build, from a plan to a pushed image.

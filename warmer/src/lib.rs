@@ -1,0 +1,1 @@
+//! Which images and cached layers a volume should hold, and getting them there.
