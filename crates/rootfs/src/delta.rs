@@ -6,7 +6,7 @@
 
 mod builder;
 pub(crate) mod changes;
-mod copy;
+pub(crate) mod copy;
 pub(crate) mod dir_stack;
 pub(crate) mod disk;
 pub(crate) mod merge;
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::{ChangeSource, IgnorePaths, RootfsError, TreePath, View};
 
 pub use builder::DeltaBuilder;
+pub(crate) use builder::open_parent;
 pub(crate) use changes::UpperChanges;
 
 /// A directory that holds what one step changed. Whoever holds the value decides when the directory goes.

@@ -56,6 +56,8 @@ pub struct SnapshotOptions {
     pub stable_inodes: bool,
     /// Whether device nodes can be made. Where not, those of a base are left out.
     pub can_mknod: bool,
+    /// Whether files can be given to anybody. Where not, all of them are ours.
+    pub can_chown: bool,
     /// How many layers are extracted at once where that is possible, and never less than one.
     pub threads: usize,
 }
@@ -67,6 +69,7 @@ impl Default for SnapshotOptions {
             ignore: IgnorePaths::default(),
             stable_inodes: true,
             can_mknod: false,
+            can_chown: true,
             threads: 2,
         }
     }
@@ -176,11 +179,10 @@ pub trait Snapshotter: Send {
     fn cleanup(&mut self) -> Result<(), RootfsError>;
 }
 
-/// Extended attributes: names and values, sorted by name.
-pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
-
 fn no_such_stage(stage: usize) -> RootfsError {
-    RootfsError::Misuse(format!("stage {stage} has no tree here: begin it with its base, or keep it when it is left"))
+    RootfsError::Misuse(format!(
+        "stage {stage} has no tree here: begin it with its base, or keep it when it is left"
+    ))
 }
 
 fn not_saved(stage: usize) -> RootfsError {

@@ -13,13 +13,14 @@ use kiln_oci::DiffId;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
+use super::unpack::Upper;
 use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, unpack};
 use crate::delta::changes::UpperChanges;
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::disk::{meta_of, remove_all, set_meta, xattrs};
 use crate::delta::failed;
 use crate::delta::merge::{From, Merge, Onto};
-use crate::{ChangeSource, Delta, Kind, Meta, OverlayView, RootfsError, Timestamp, TreePath, View};
+use crate::{ChangeSource, Delta, Kind, Meta, OverlayView, RootfsError, Timestamp, TreePath, View, Xattrs};
 
 /// A layer in `l/`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,8 @@ pub struct OverlaySnapshotter {
     scratch: PathBuf,
     options: SnapshotOptions,
     known: HashMap<DiffId, Layer>,
+    /// Hard links of layers to files in layers below, until they are in a stack.
+    dangling: HashMap<usize, Vec<(TreePath, TreePath)>>,
     stages: BTreeMap<usize, Stage>,
     next: usize,
 }
@@ -49,7 +52,14 @@ pub struct OverlaySnapshotter {
 impl OverlaySnapshotter {
     /// Keeps layers in `scratch`, which must not lie on an overlayfs itself if anything is to be mounted.
     pub fn new(scratch: PathBuf, options: SnapshotOptions) -> Self {
-        Self { scratch, options, known: HashMap::new(), stages: BTreeMap::new(), next: 0 }
+        Self {
+            scratch,
+            options,
+            known: HashMap::new(),
+            dangling: HashMap::new(),
+            stages: BTreeMap::new(),
+            next: 0,
+        }
     }
 
     fn number(&mut self) -> usize {
@@ -116,8 +126,8 @@ impl OverlaySnapshotter {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                 let Some((number, layer)) = next else { return };
-                let root = self.fetch_one(number, layer);
-                done.lock().unwrap_or_else(PoisonError::into_inner).push((*layer.diff_id(), number, root));
+                let upper = self.fetch_one(number, layer);
+                done.lock().unwrap_or_else(PoisonError::into_inner).push((*layer.diff_id(), number, upper));
             }
         };
         std::thread::scope(|scope| {
@@ -127,10 +137,11 @@ impl OverlaySnapshotter {
             worker();
         });
         let mut failure = None;
-        for (id, number, root) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            match root {
-                Ok(root) => {
-                    self.known.insert(id, Layer { number, root });
+        for (id, number, upper) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            match upper {
+                Ok(Upper { says_root, dangling }) => {
+                    self.known.insert(id, Layer { number, root: says_root });
+                    self.dangling.insert(number, dangling);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -141,34 +152,46 @@ impl OverlaySnapshotter {
         }
     }
 
-    /// Makes `layer` the directory `number`. Says whether it says what the root looks like.
-    fn fetch_one(&self, number: usize, layer: &BaseLayer) -> Result<bool, RootfsError> {
+    /// Makes `layer` the directory `number`.
+    fn fetch_one(&self, number: usize, layer: &BaseLayer) -> Result<Upper, RootfsError> {
         let dir = self.layer_path(number);
         match layer {
             BaseLayer::Blob { open, compression, .. } => {
-                unpack::into_upper(open, *compression, &dir, &self.options).inspect_err(|_| {
+                unpack::into_upper(layer, open, *compression, &dir, &self.options).inspect_err(|_| {
                     // The error is about the layer; what is left of it is removed as far as that goes.
                     drop(remove_all(CWD, bytes(&dir)));
                 })
             }
             BaseLayer::Unpacked { path, .. } => {
                 let fail = |error| failed("use the unpacked layer", bytes(path), error);
-                let root = unpack::says_root(path).map_err(fail)?;
+                let says_root = unpack::says_root(path).map_err(fail)?;
                 std::os::unix::fs::symlink(path, &dir).map_err(fail)?;
-                Ok(root)
+                Ok(Upper { says_root, dangling: Vec::new() })
             }
         }
     }
 
+    /// Makes the hard links of layers in the stack to files of layers below them.
+    fn mend(&mut self, layers: &[Layer]) -> Result<(), RootfsError> {
+        for (place, layer) in layers.iter().enumerate() {
+            let dangling = self.dangling.remove(&layer.number).unwrap_or_default();
+            if !dangling.is_empty() {
+                let below = OverlayView::new(&self.lowers(&layers[..place]))?;
+                unpack::mend(&self.layer_path(layer.number), &dangling, &below)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the root of the stack `layers` looks like: as its topmost layer says that says anything of it.
-    fn root_of(&self, layers: &[Layer]) -> Result<(Meta, super::Xattrs), RootfsError> {
+    fn root_of(&self, layers: &[Layer]) -> Result<(Meta, Xattrs), RootfsError> {
         match layers.iter().rev().find(|layer| layer.root) {
             Some(layer) => self.root_of_layer(*layer),
             None => Ok((plain_root(), Vec::new())),
         }
     }
 
-    fn root_of_layer(&self, layer: Layer) -> Result<(Meta, super::Xattrs), RootfsError> {
+    fn root_of_layer(&self, layer: Layer) -> Result<(Meta, Xattrs), RootfsError> {
         let path = self.layer_path(layer.number);
         let look = || {
             let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
@@ -195,7 +218,7 @@ impl OverlaySnapshotter {
         Ok(layers)
     }
 
-    fn make_root(&self, path: &Path, meta: &Meta, xattrs: &super::Xattrs) -> Result<(), RootfsError> {
+    fn make_root(&self, path: &Path, meta: &Meta, xattrs: &Xattrs) -> Result<(), RootfsError> {
         self.make_dirs()?;
         let make = || {
             rustix::fs::mkdir(path, Mode::RWXU)?;
@@ -236,6 +259,7 @@ impl OverlaySnapshotter {
 impl Snapshotter for OverlaySnapshotter {
     fn base(&mut self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
         let layers = self.fetch(layers)?;
+        self.mend(&layers)?;
         let layers = self.cap(layers)?;
         self.stages.insert(stage, Stage { layers, step: None });
         Ok(())
@@ -303,13 +327,13 @@ impl Snapshotter for OverlaySnapshotter {
     fn apply_layer(&mut self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
         let step = self.stage(stage)?.step;
         for layer in self.fetch(&[layer])? {
+            let mut stack = self.stage(stage)?.layers.clone();
+            stack.push(layer);
+            self.mend(&stack)?;
             if let Some(step) = step {
                 self.merge(&self.layer_path(layer.number), &self.upper_path(step), layer.root)?;
             } else {
-                let mut layers = self.stage(stage)?.layers.clone();
-                layers.push(layer);
-                let layers = self.cap(layers)?;
-                self.stage_mut(stage)?.layers = layers;
+                self.stage_mut(stage)?.layers = self.cap(stack)?;
             }
         }
         Ok(())
@@ -322,6 +346,7 @@ impl Snapshotter for OverlaySnapshotter {
     fn cleanup(&mut self) -> Result<(), RootfsError> {
         self.stages.clear();
         self.known.clear();
+        self.dangling.clear();
         for name in ["l", "u", "w"] {
             let path = self.scratch.join(name);
             remove_all(CWD, bytes(&path)).map_err(|error| failed("remove", bytes(&path), error))?;
