@@ -1,7 +1,7 @@
 //! What can go wrong with file trees and layers.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::TreePath;
 
@@ -14,7 +14,7 @@ pub enum RootfsError {
         /// What was tried.
         action: &'static str,
         /// The file on disk, or the path in the tree.
-        path: PathBuf,
+        path: String,
         /// Why it failed.
         source: io::Error,
     },
@@ -29,6 +29,9 @@ pub enum RootfsError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// What was asked makes no sense in this state: a mistake in Kiln.
+    #[error("{0}; this is a mistake in Kiln")]
+    Misuse(String),
     /// A path is not what it must be for what was asked.
     #[error("{path} {why}")]
     Tree {
@@ -52,11 +55,15 @@ fn advice(error: &io::Error) -> &'static str {
 /// Adds what was tried, and on what.
 pub(crate) trait Doing<T> {
     /// Says what was tried on which file.
-    fn doing(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, RootfsError>;
+    fn doing(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, RootfsError>;
 }
 
 impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
-    fn doing(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, RootfsError> {
-        self.map_err(|source| RootfsError::Io { action, path: path.into(), source: source.into() })
+    fn doing(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, RootfsError> {
+        self.map_err(|source| RootfsError::Io {
+            action,
+            path: path.as_ref().display().to_string(),
+            source: source.into(),
+        })
     }
 }

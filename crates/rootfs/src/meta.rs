@@ -45,7 +45,7 @@ pub struct Meta {
     pub mtime: Timestamp,
     /// Last change of anything, as the file system has it.
     pub ctime: Timestamp,
-    /// Length in bytes.
+    /// Length in bytes; of a link, its target's. 0 for a directory.
     pub size: u64,
     /// Major and minor number of a device.
     pub rdev: Option<(u32, u32)>,
@@ -106,7 +106,7 @@ impl Meta {
             gid: stat.stx_gid,
             mtime: Timestamp { secs: stat.stx_mtime.tv_sec, nanos: stat.stx_mtime.tv_nsec },
             ctime: Timestamp { secs: stat.stx_ctime.tv_sec, nanos: stat.stx_ctime.tv_nsec },
-            size: if kind == Kind::File { stat.stx_size } else { 0 },
+            size: if kind == Kind::Directory { 0 } else { stat.stx_size },
             rdev: device.then_some((stat.stx_rdev_major, stat.stx_rdev_minor)),
             link: None,
             inode: (u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor), stat.stx_ino),

@@ -101,7 +101,11 @@ impl View for OverlayView {
                     continue;
                 }
                 let whiteout = layer.stat(&path.join(&name))?.is_some_and(|meta| meta.is_whiteout());
-                if whiteout { hidden.insert(name) } else { names.insert(name) };
+                if whiteout {
+                    hidden.insert(name)
+                } else {
+                    names.insert(name)
+                };
             }
             if is_opaque(layer, path)? {
                 return Ok(names.into_iter().collect());

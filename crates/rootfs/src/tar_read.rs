@@ -144,7 +144,9 @@ impl<R: Read> TarReader<R> {
 
     fn extended_data(&mut self, size: u64) -> Result<Vec<u8>, RootfsError> {
         if size > MAX_EXTENDED {
-            return Err(broken(format!("an extended header has {size} bytes; at most {MAX_EXTENDED} are read")));
+            return Err(broken(format!(
+                "an extended header has {size} bytes; at most {MAX_EXTENDED} are read"
+            )));
         }
         let mut data = Vec::new();
         (&mut self.input).take(size).read_to_end(&mut data).map_err(|e| failed(&e))?;
@@ -340,22 +342,29 @@ fn check_pieces(pieces: &[(u64, u64)], size: u64, stored: u64) -> Result<(), Roo
         end = stop.ok_or_else(|| broken("the pieces of a sparse file overlap or lie beyond its end"))?;
         total += length;
     }
-    if total == stored { Ok(()) } else { Err(broken("a sparse file's pieces don't add up to what is stored")) }
+    if total == stored {
+        Ok(())
+    } else {
+        Err(broken("a sparse file's pieces don't add up to what is stored"))
+    }
 }
 
 /// Reads PAX records: `length key=value\n`, the length counting the whole record.
 fn pax(data: &[u8], into: &mut Extended) -> Result<(), RootfsError> {
     let mut rest = data;
     while !rest.is_empty() && rest[0] != 0 {
-        let digits = rest.iter().position(|byte| *byte == b' ').ok_or_else(|| broken("a PAX record has no length"))?;
+        let digits =
+            rest.iter().position(|byte| *byte == b' ').ok_or_else(|| broken("a PAX record has no length"))?;
         let length: usize = std::str::from_utf8(&rest[..digits])
             .ok()
             .and_then(|text| text.parse().ok())
             .filter(|length| *length > digits + 1 && *length <= rest.len())
             .ok_or_else(|| broken("a PAX record's length is wrong"))?;
         let record = &rest[digits + 1..length - 1];
-        let equals =
-            record.iter().position(|byte| *byte == b'=').ok_or_else(|| broken("a PAX record has no value"))?;
+        let equals = record
+            .iter()
+            .position(|byte| *byte == b'=')
+            .ok_or_else(|| broken("a PAX record has no value"))?;
         pax_record(&record[..equals], &record[equals + 1..], into)?;
         rest = &rest[length..];
     }
@@ -365,7 +374,8 @@ fn pax(data: &[u8], into: &mut Extended) -> Result<(), RootfsError> {
 fn pax_record(key: &[u8], value: &[u8], into: &mut Extended) -> Result<(), RootfsError> {
     let number = || -> Result<u64, RootfsError> {
         let text = std::str::from_utf8(value).unwrap_or_default();
-        text.parse().map_err(|_| broken(format!("the PAX record {} is no number", String::from_utf8_lossy(key))))
+        text.parse()
+            .map_err(|_| broken(format!("the PAX record {} is no number", String::from_utf8_lossy(key))))
     };
     match key {
         b"path" => into.path = Some(value.to_vec()),

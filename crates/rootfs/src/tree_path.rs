@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn no_path_leads_out() {
-        for (text, clean) in [("/a/b", "/a/b"), ("../../a", "/a"), ("a//./b/", "/a/b"), ("a/../..", "/"), ("", "/")] {
+        for (text, clean) in
+            [("/a/b", "/a/b"), ("../../a", "/a"), ("a//./b/", "/a/b"), ("a/../..", "/"), ("", "/")]
+        {
             assert_eq!(TreePath::new(text).to_string(), clean, "{text}");
         }
         assert!(TreePath::strict("a/../b").is_none());

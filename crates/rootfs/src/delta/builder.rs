@@ -11,7 +11,8 @@ use super::Delta;
 use super::copy::copy_content;
 use super::dir_stack::{DIRECTORY, DirStack};
 use super::disk::{
-    is_opaque, is_whiteout, look, make_special, make_whiteout, open_dir, remove_all, set_meta, set_opaque, timespec,
+    is_opaque, is_whiteout, look, make_special, make_whiteout, open_dir, remove_all, set_meta, set_opaque,
+    timespec,
 };
 use super::{failed, not_a_directory, not_there};
 use crate::{Kind, Meta, RootfsError, TreePath, View};
@@ -112,7 +113,8 @@ impl<'a> DeltaBuilder<'a> {
             self.go_to(path)?;
             self.stack.set_mtime(timespec(meta.mtime));
             let handle = self.stack.handle().map_err(|error| failed("open", b"", error))?;
-            return set_meta(handle, b"", meta, xattrs).map_err(|error| failed("set the metadata of", b"", error));
+            return set_meta(handle, b"", meta, xattrs)
+                .map_err(|error| failed("set the metadata of", b"", error));
         }
         self.make_dir(path)?;
         self.at(path, "set the metadata of", |stack, name| set_meta(stack.handle()?, name, meta, xattrs))
@@ -144,7 +146,12 @@ impl<'a> DeltaBuilder<'a> {
 
     /// Makes `path` and the directories above it that don't exist yet, each with this owner and mode. Those that exist
     /// stay as they are. Gives the paths that were made.
-    pub fn mkdir_all(&mut self, path: &TreePath, owner: (u32, u32), mode: u32) -> Result<Vec<TreePath>, RootfsError> {
+    pub fn mkdir_all(
+        &mut self,
+        path: &TreePath,
+        owner: (u32, u32),
+        mode: u32,
+    ) -> Result<Vec<TreePath>, RootfsError> {
         let mut made = Vec::new();
         let mut at = TreePath::root();
         for name in path.components() {
@@ -179,7 +186,9 @@ impl<'a> DeltaBuilder<'a> {
     /// Ends the delta. (A builder that is dropped instead leaves the directory as it is.)
     pub fn finish(self) -> Result<Delta, RootfsError> {
         let path = self.path;
-        self.stack.finish().map_err(|error| failed("finish the delta", path.as_os_str().as_encoded_bytes(), error))?;
+        self.stack
+            .finish()
+            .map_err(|error| failed("finish the delta", path.as_os_str().as_encoded_bytes(), error))?;
         Ok(Delta { path })
     }
 
@@ -247,12 +256,10 @@ impl<'a> DeltaBuilder<'a> {
         let below = if shows { self.below.stat(path)? } else { None };
         let below_is_dir = below.as_ref().is_some_and(|meta| meta.kind == Kind::Directory);
         match (here, below) {
-            (Some(here), _) if here.kind == Kind::Directory => {
-                self.at(path, "enter", |stack, name| {
-                    let shows = below_is_dir && !is_opaque(stack.handle()?, name)?;
-                    stack.enter(name, shows)
-                })
-            }
+            (Some(here), _) if here.kind == Kind::Directory => self.at(path, "enter", |stack, name| {
+                let shows = below_is_dir && !is_opaque(stack.handle()?, name)?;
+                stack.enter(name, shows)
+            }),
             (None, Some(below)) if below_is_dir => {
                 let xattrs = self.below.xattrs(path)?;
                 self.at(path, "record the directory", |stack, name| {
@@ -325,7 +332,8 @@ impl View for DeltaBuilder<'_> {
             Place::Here(dir, mut meta) => {
                 if meta.kind == Kind::Symlink {
                     let link = super::disk::read_link(&dir, path.name());
-                    meta.link = Some(link.map_err(|error| failed("read the symlink", path.as_bytes(), error))?);
+                    meta.link =
+                        Some(link.map_err(|error| failed("read the symlink", path.as_bytes(), error))?);
                 }
                 Ok(Some(meta))
             }

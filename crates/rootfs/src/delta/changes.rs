@@ -54,7 +54,8 @@ impl UpperChanges {
     /// Compares the upper directory at `path` with `below`.
     pub(crate) fn new(path: &Path, below: Arc<dyn View>, ignore: IgnorePaths) -> Result<Self, RootfsError> {
         let open = || openat(CWD, path, DIRECTORY, Mode::empty());
-        let root = open().map_err(|error| failed("open", path.as_os_str().as_encoded_bytes(), error.into()))?;
+        let root =
+            open().map_err(|error| failed("open", path.as_os_str().as_encoded_bytes(), error.into()))?;
         Self::begin(root, below, ignore)
     }
 
@@ -189,7 +190,8 @@ impl UpperChanges {
 
     fn has_changed_name(&mut self, inode: (u64, u64)) -> Result<bool, RootfsError> {
         if self.linked.is_none() {
-            let again = super::disk::open_dir(&self.root, b".").map_err(|error| failed("open", b"", error))?;
+            let again =
+                super::disk::open_dir(&self.root, b".").map_err(|error| failed("open", b"", error))?;
             let mut all = Self::begin(again, Arc::clone(&self.below), self.ignore.clone())?;
             all.linked = Some(HashSet::new());
             let mut linked = HashSet::new();
@@ -232,7 +234,10 @@ pub(crate) fn open_in(reader: &mut DirStack<()>, path: &TreePath) -> Result<File
 }
 
 /// Reads the xattrs of what is at `path`, keeping the directories above it open for the next one.
-pub(crate) fn xattrs_in(reader: &mut DirStack<()>, path: &TreePath) -> Result<super::disk::Xattrs, RootfsError> {
+pub(crate) fn xattrs_in(
+    reader: &mut DirStack<()>,
+    path: &TreePath,
+) -> Result<super::disk::Xattrs, RootfsError> {
     let read = |reader: &mut DirStack<()>| {
         go_to_parent(reader, path)?;
         xattrs(reader.handle()?, path.name())

@@ -73,7 +73,9 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64, way: &mut Way) -> io
         let step = usize::try_from(end - at).unwrap_or(STEP).min(STEP);
         match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), step) {
             // Some file systems (procfs, some FUSE) give 0 where there is data: reading tells the truth.
-            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::BADF) => {
+            Ok(0)
+            | Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::BADF) =>
+            {
                 *way = Way::ReadWrite;
             }
             Ok(count) => at += count as u64,

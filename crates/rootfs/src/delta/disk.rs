@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
-    lgetxattr, llistxattr, lsetxattr, makedev, mknodat, openat, readlinkat, statat, unlinkat, utimensat,
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat,
+    chownat, lgetxattr, llistxattr, lsetxattr, makedev, mknodat, openat, readlinkat, statat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 
@@ -121,7 +122,9 @@ fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
 
 /// Whether an xattr belongs to what a reader of an image sees: overlayfs's own marks and a host's SELinux labels don't.
 pub(crate) fn is_visible(name: &[u8]) -> bool {
-    !(name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.") || name == b"security.selinux")
+    !(name.starts_with(b"user.overlay.")
+        || name.starts_with(b"trusted.overlay.")
+        || name == b"security.selinux")
 }
 
 /// The xattrs of `name` in `dir` that belong to an image.
@@ -196,7 +199,12 @@ pub(crate) fn make_special(dir: impl AsFd, name: &[u8], meta: &Meta) -> io::Resu
 }
 
 /// Gives `name` in `dir` the owner, xattrs, mode and mtime of `meta`, in the order in which none undoes another.
-pub(crate) fn set_meta(dir: impl AsFd, name: &[u8], meta: &Meta, xattrs: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
+pub(crate) fn set_meta(
+    dir: impl AsFd,
+    name: &[u8],
+    meta: &Meta,
+    xattrs: &[(Vec<u8>, Vec<u8>)],
+) -> io::Result<()> {
     let dir = dir.as_fd();
     let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
     let at = if name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::SYMLINK_NOFOLLOW };

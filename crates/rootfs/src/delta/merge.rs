@@ -12,8 +12,8 @@ use super::builder::open_parent;
 use super::copy::copy_content;
 use super::dir_stack::DirStack;
 use super::disk::{
-    is_opaque, is_whiteout, look, make_special, make_whiteout, meta_of, names, open_dir, open_file, read_link,
-    remove_all, set_meta, set_opaque, timespec, xattrs,
+    is_opaque, is_whiteout, look, make_special, make_whiteout, meta_of, names, open_dir, open_file,
+    read_link, remove_all, set_meta, set_opaque, timespec, xattrs,
 };
 use crate::{IgnorePaths, Kind, Meta, TreePath};
 

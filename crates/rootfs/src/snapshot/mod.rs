@@ -4,8 +4,8 @@ mod mountinfo;
 mod record;
 mod scan;
 mod spool;
-pub(crate) use scan::{is_alike, is_set_mtime};
 pub use mountinfo::mount_points;
+pub(crate) use scan::{is_alike, is_set_mtime};
 /// How changes are found on rungs that keep plain trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SnapshotMode {

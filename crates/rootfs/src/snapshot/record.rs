@@ -59,7 +59,8 @@ fn kind_of(code: u8) -> io::Result<Kind> {
 impl Record {
     /// Appends the stored form to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> io::Result<()> {
-        let length = u16::try_from(self.name.len()).map_err(|_| io::Error::other("a name of over 65535 bytes"))?;
+        let length =
+            u16::try_from(self.name.len()).map_err(|_| io::Error::other("a name of over 65535 bytes"))?;
         let meta = &self.meta;
         let flags = if self.xattrs.is_some() { HAS_XATTRS } else { 0 }
             | if self.content.is_some() { HAS_CONTENT } else { 0 }
@@ -96,7 +97,8 @@ impl Record {
         }
         let mut fixed = Fixed(&head);
         let (length, [kind, flags]) = (usize::from(u16::from_le_bytes(fixed.take())), fixed.take());
-        let [depth, mode, uid, gid, mtime_nanos, ctime_nanos] = [(); 6].map(|()| u32::from_le_bytes(fixed.take()));
+        let [depth, mode, uid, gid, mtime_nanos, ctime_nanos] =
+            [(); 6].map(|()| u32::from_le_bytes(fixed.take()));
         let [mtime_secs, ctime_secs] = [(); 2].map(|()| i64::from_le_bytes(fixed.take()));
         let [size, dev, ino, nlink] = [(); 4].map(|()| u64::from_le_bytes(fixed.take()));
         let mut name = vec![0; length];
@@ -245,7 +247,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let records = [record("", None, false), record("a\u{e9}", Some((8, 1)), true), record("z", None, true)];
+        let records =
+            [record("", None, false), record("a\u{e9}", Some((8, 1)), true), record("z", None, true)];
         let mut writer = RecordWriter::new(tempfile::tempfile().unwrap());
         for record in &records {
             writer.write(record).unwrap();

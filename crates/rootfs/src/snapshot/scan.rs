@@ -247,7 +247,13 @@ impl Scan<'_> {
             && is_alike(old, new)
     }
 
-    fn look_closer(&mut self, depth: u32, name: Vec<u8>, meta: Meta, old: &Record) -> io::Result<(Record, Verdict)> {
+    fn look_closer(
+        &mut self,
+        depth: u32,
+        name: Vec<u8>,
+        meta: Meta,
+        old: &Record,
+    ) -> io::Result<(Record, Verdict)> {
         let xattrs = self.xattr_hash(&name)?;
         let same_times = if meta.kind == Kind::Directory {
             !is_set_mtime(&old.meta, &meta)

@@ -79,7 +79,8 @@ impl HashSpool {
         self.buffer.sort_by(|a, b| a.0.cmp(&b.0));
         let mut out = BufWriter::with_capacity(64 << 10, nameless_file(&self.dir)?);
         for (key, hash) in self.buffer.drain(..) {
-            let length = u16::try_from(key.len()).map_err(|_| io::Error::other("a path of over 65535 bytes"))?;
+            let length =
+                u16::try_from(key.len()).map_err(|_| io::Error::other("a path of over 65535 bytes"))?;
             out.write_all(&length.to_le_bytes())?;
             out.write_all(&key)?;
             out.write_all(&[u8::from(hash.is_some())])?;
@@ -183,7 +184,8 @@ mod tests {
     #[test]
     fn the_last_entry_of_a_path_counts() {
         for limit in [0, 200, 1 << 20] {
-            let (_dir, mut sorted) = spool(limit, &[("b", 1), ("a/x", 2), ("b", 3), ("a-b", 4), ("c", 5), ("c", 0)]);
+            let (_dir, mut sorted) =
+                spool(limit, &[("b", 1), ("a/x", 2), ("b", 3), ("a-b", 4), ("c", 5), ("c", 0)]);
             let mut find = |path: &str| sorted.find(&walk_key(path.as_bytes())).unwrap().map(|hash| hash[0]);
             assert_eq!(find("a"), None);
             assert_eq!(find("a/x"), Some(2));
