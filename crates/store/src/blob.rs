@@ -101,7 +101,7 @@ impl Blob {
         let mut bytes = Vec::new();
         match self.reader().read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes.into()),
-            Err(error) => Err(self.from_io(error)),
+            Err(error) => Err(self.error_of(error)),
         }
     }
 
@@ -115,12 +115,12 @@ impl Blob {
                     let seen = bytes.len();
                     reader.consume(seen);
                 }
-                Err(error) => return Err(self.from_io(error)),
+                Err(error) => return Err(self.error_of(error)),
             }
         }
     }
 
-    fn from_io(&self, error: io::Error) -> StoreError {
+    fn error_of(&self, error: io::Error) -> StoreError {
         match error.downcast::<StoreError>() {
             Ok(error) => error,
             Err(source) => StoreError::Io { action: "read", path: self.path().to_owned(), source },

@@ -180,14 +180,11 @@ impl Layout {
             }
             return Ok(found);
         }
-        let platform = match entry.image_platform() {
-            Some(platform) => Some(platform),
-            None => {
-                let manifest: Document<Manifest> = self.document(&entry.digest)?;
-                let config = self.document::<ImageConfig>(&manifest.value().config.digest)?;
-                config.value().platform()
-            }
-        };
+        let mut platform = entry.image_platform();
+        if platform.is_none() {
+            let manifest: Document<Manifest> = self.document(&entry.digest)?;
+            platform = self.document::<ImageConfig>(&manifest.value().config.digest)?.value().platform();
+        }
         Ok(vec![Listed { descriptor: entry.clone(), platform }])
     }
 

@@ -155,13 +155,11 @@ pub trait Blobs: Sync {
 
 impl<A: Sync> Blobs for Store<A> {
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
-        match self.blob_of(descriptor)? {
-            Some(blob) => Ok(Box::new(blob.reader())),
-            None => {
-                let (path, digest) = (self.path().to_owned(), descriptor.digest.clone());
-                Err(io::Error::new(io::ErrorKind::NotFound, StoreError::NoBlob { path, digest }))
-            }
+        if let Some(blob) = self.blob_of(descriptor)? {
+            return Ok(Box::new(blob.reader()));
         }
+        let (path, digest) = (self.path().to_owned(), descriptor.digest.clone());
+        Err(io::Error::new(io::ErrorKind::NotFound, StoreError::NoBlob { path, digest }))
     }
 }
 

@@ -7,8 +7,6 @@
 //! their image yet are safe because those hold `writing.lock`.
 
 mod inventory;
-#[cfg(test)]
-mod tests;
 
 use std::fs;
 use std::path::Path;

@@ -1,11 +1,13 @@
 //! The store itself: its directory, and what each access allows.
 //!
-//!     oci-layout, index.json            an OCI image layout
-//!     blobs/ALGORITHM/HEX               exactly what the registry serves
-//!     kiln/unpacked/sha256/DIFF-ID/     layers, unpacked (`unpacked`)
-//!     kiln/layers/KEY                   results of build steps (`steps`)
-//!     kiln/locks/                       flock files, never deleted by hand (`lock`)
-//!     kiln/tmp/                         what is being written (`temporary`)
+//! ```text
+//! oci-layout, index.json            an OCI image layout
+//! blobs/ALGORITHM/HEX               exactly what the registry serves
+//! kiln/unpacked/sha256/DIFF-ID/     layers, unpacked (`unpacked`)
+//! kiln/layers/KEY                   results of build steps (`steps`)
+//! kiln/locks/                       flock files, never deleted by hand (`lock`)
+//! kiln/tmp/                         what is being written (`temporary`)
+//! ```
 //!
 //! Invariant: a name that can be seen names a whole thing. Everything is made under `kiln/tmp` and renamed.
 

@@ -100,7 +100,9 @@ impl Inventory {
             .cloned()
             .map(Item::new)
             .collect();
-        loose.iter_mut().for_each(|item| fill(store, item));
+        for item in &mut loose {
+            fill(store, item);
+        }
         let parts: BTreeSet<Digest> = loose
             .iter()
             .flat_map(|item| item.blobs.iter().filter(|blob| **blob != item.manifest).cloned())
