@@ -128,7 +128,8 @@ fn index(manifest: &Document<Manifest>, config: &Document<ImageConfig>, tags: &[
 fn docker_manifest(manifest: &Manifest, tags: &[Reference]) -> serde_json::Value {
     json!([{
         "Config": name_of(&manifest.config.digest),
-        "RepoTags": tags.iter().map(Reference::familiar).collect::<Vec<_>>(),
+        // In full: podman takes docker's short form for one of its own, `localhost/…`.
+        "RepoTags": tags.iter().map(listed_name).collect::<Vec<_>>(),
         "Layers": manifest.layers.iter().map(|layer| name_of(&layer.digest)).collect::<Vec<_>>(),
     }])
 }
@@ -141,8 +142,7 @@ fn repositories(
     let top = manifest.layers.last()?.digest.hex();
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for tag in tags {
-        let bare = Reference { repository: tag.repository.clone(), tag: None, digest: None };
-        repositories.entry(bare.familiar()).or_default().insert(tag.identifier(), top.clone());
+        repositories.entry(tag.repository.to_string()).or_default().insert(tag.identifier(), top.clone());
     }
     (!repositories.is_empty()).then_some(repositories)
 }

@@ -76,10 +76,13 @@ fn an_archive_is_docker_s_and_a_layout_at_once() {
         serde_json::from_slice(&members.iter().find(|(member, _)| member == name).unwrap().1).unwrap()
     };
     let docker = json("manifest.json");
-    assert_eq!(docker[0]["RepoTags"], serde_json::json!(["debian:12", "r.example:5000/a/b:latest"]));
+    assert_eq!(
+        docker[0]["RepoTags"],
+        serde_json::json!(["docker.io/library/debian:12", "r.example:5000/a/b:latest"])
+    );
     assert_eq!(docker[0]["Layers"].as_array().unwrap().len(), 3);
     assert_eq!(json("index.json")["manifests"].as_array().unwrap().len(), 2);
-    assert!(json("repositories")["debian"]["12"].is_string());
+    assert!(json("repositories")["docker.io/library/debian"]["12"].is_string());
     assert_eq!(
         bytes,
         written(&image, &["debian:12", "r.example:5000/a/b"]),

@@ -9,7 +9,7 @@ use crate::undisturbed;
 
 /// Larger than two windows of the map, and no multiple of anything.
 fn large() -> Vec<u8> {
-    (0..9_000_001_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..9_000_001_u32).map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect()
 }
 
 #[test]

@@ -17,7 +17,7 @@ const IMAGES: u32 = 6;
 
 fn numbered(number: u32) -> TestImage {
     let seed = number.wrapping_mul(2_654_435_761);
-    let own: Vec<u8> = (0..700_000_u32).map(|i| (i.wrapping_mul(seed | 1) >> 16) as u8).collect();
+    let own: Vec<u8> = (0..700_000_u32).map(|i| i.wrapping_mul(seed | 1).to_le_bytes()[2]).collect();
     image(&amd64(), &[b"a layer of all", &own])
 }
 
@@ -117,7 +117,7 @@ fn writers_killed_at_any_instant_leave_the_old_state_or_the_new_one() {
         assert!(image.is_whole_in(&store));
     }
     let left: Vec<String> =
-        names(dir.path().join("kiln/tmp")).into_iter().filter(|name| !name.ends_with(".part")).collect();
+        names(dir.path().join("kiln/tmp")).into_iter().filter(|name| !name.contains(".part")).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(started.elapsed() < Duration::from_secs(20));
 }
