@@ -41,6 +41,8 @@ pub(crate) struct Merge<'a> {
     pub(crate) onto: Onto,
     /// Whether files may be moved; if not, or if the other tree is on another file system, they are copied.
     pub(crate) take: bool,
+    /// Whether the other tree's root gives its metadata to this one's.
+    pub(crate) root: bool,
     pub(crate) ignore: &'a IgnorePaths,
 }
 
@@ -51,6 +53,7 @@ struct Level {
 
 struct Work<'a, 'b> {
     how: &'a Merge<'a>,
+    base: TreePath,
     root: OwnedFd,
     source: DirStack<()>,
     target: DirStack<()>,
@@ -69,9 +72,21 @@ impl Merge<'_> {
         target: OwnedFd,
         seen: &mut dyn FnMut(&TreePath) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.run_at(TreePath::root(), source, target, seen)
+    }
+
+    /// The same for two directories that lie at `base` in their trees, which matters for ignored paths.
+    pub(crate) fn run_at(
+        &self,
+        base: TreePath,
+        source: OwnedFd,
+        target: OwnedFd,
+        seen: &mut dyn FnMut(&TreePath) -> io::Result<()>,
+    ) -> io::Result<()> {
         let root = open_dir(&target, b".")?;
         let mut work = Work {
             how: self,
+            base,
             root,
             source: DirStack::new(source, ())?,
             target: DirStack::new(target, ())?,
@@ -80,7 +95,9 @@ impl Merge<'_> {
             links: HashMap::new(),
             seen,
         };
-        work.own_meta(b".")?;
+        if self.root {
+            work.own_meta(b".")?;
+        }
         work.list(TreePath::root())?;
         while work.step()? {}
         work.target.finish()
@@ -115,7 +132,7 @@ impl Work<'_, '_> {
             return Ok(true);
         };
         let path = level.path.join(&name);
-        if !self.how.ignore.is_empty() && self.how.ignore.is_ignored(&path) {
+        if self.is_ignored(&path) {
             return Ok(true);
         }
         let Some(meta) = look(self.source.handle()?, &name)? else { return Ok(true) };
@@ -128,6 +145,14 @@ impl Work<'_, '_> {
             self.other(&name, &path, &meta, there.as_ref())?;
         }
         Ok(true)
+    }
+
+    fn is_ignored(&self, path: &TreePath) -> bool {
+        if self.how.ignore.is_empty() {
+            return false;
+        }
+        let whole = [self.base.as_bytes(), path.as_bytes()].join(&b'/');
+        self.how.ignore.is_ignored(&TreePath::new(&whole))
     }
 
     fn whiteout(&mut self, name: &[u8], there: Option<&Meta>) -> io::Result<()> {

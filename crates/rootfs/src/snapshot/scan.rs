@@ -27,6 +27,9 @@ pub(crate) struct Rules<'a> {
     pub(crate) ignore: &'a IgnorePaths,
     /// Whether inode numbers mean anything: under gVisor they change from mount to mount.
     pub(crate) inodes: bool,
+    /// Records of entries that changed at this time or later may be out of date although nothing shows it: the step began
+    /// within the same tick of the clock.
+    pub(crate) trusted_before: (i64, u32),
 }
 
 /// What a walk is compared with.
@@ -241,6 +244,7 @@ impl Scan<'_> {
     fn is_untouched(&self, old: &Meta, new: &Meta) -> bool {
         !self.copied
             && old.ctime == new.ctime
+            && (old.ctime.secs, old.ctime.nanos) < self.rules.trusted_before
             && (old.inode == new.inode || !self.rules.inodes)
             && old.nlink == new.nlink
             && old.mtime == new.mtime
