@@ -36,7 +36,7 @@ pub struct ExtractOptions<'a> {
     /// What becomes of whiteouts.
     pub whiteouts: Whiteouts,
     /// Paths that are passed over.
-    pub ignore: &'a IgnorePaths,
+    pub ignore: IgnorePaths,
     /// Whether device nodes can be made. Where not, they are left out and counted.
     pub can_mknod: bool,
     /// Whether files can be given to anybody. Where not, all of them are ours.

@@ -226,7 +226,7 @@ impl<R: Read> TarReader<R> {
         let gnu = header.as_gnu().ok_or_else(|| broken("a sparse file has no GNU header"))?;
         let size = gnu.real_size().map_err(|e| failed(&e))?;
         let mut pieces = Vec::new();
-        let mut add = |pieces: &mut Vec<(u64, u64)>, sparse: &tar::GnuSparseHeader| {
+        let add = |pieces: &mut Vec<(u64, u64)>, sparse: &tar::GnuSparseHeader| {
             if !sparse.is_empty() {
                 let offset = sparse.offset().map_err(|e| failed(&e))?;
                 pieces.push((offset, sparse.length().map_err(|e| failed(&e))?));

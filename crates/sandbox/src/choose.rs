@@ -29,10 +29,14 @@ pub enum ChooseError {
     #[error("--isolation={0} can't be used here: {1}")]
     Refused(Rung, Refusal),
     /// Rung root would overwrite what may be somebody's own files.
-    #[error("{0} would overwrite this system's own files: give --force if that is meant, or use a container of Kiln's own image")]
+    #[error(
+        "{0} would overwrite this system's own files: give --force if that is meant, or use a container of Kiln's own image"
+    )]
     Overwrites(&'static str),
     /// `auto` found nothing.
-    #[error("no rung of --isolation works here. overlay: {overlay}. directory: {directory}. chroot: {chroot}. root: {root}")]
+    #[error(
+        "no rung of --isolation works here. overlay: {overlay}. directory: {directory}. chroot: {chroot}. root: {root}"
+    )]
     Nothing {
         /// Why not overlay.
         overlay: Box<Refusal>,
@@ -80,7 +84,8 @@ fn without_mounts(
     directory: &Refusal,
 ) -> Result<(Enclosure, String), ChooseError> {
     let may = situation.may_overwrite_root();
-    let order = if may && situation.kiln_image { [Rung::Root, Rung::Chroot] } else { [Rung::Chroot, Rung::Root] };
+    let order =
+        if may && situation.kiln_image { [Rung::Root, Rung::Chroot] } else { [Rung::Chroot, Rung::Root] };
     for rung in order {
         let Ok(enclosure) = report.enclosure(rung) else { continue };
         let why = match rung {

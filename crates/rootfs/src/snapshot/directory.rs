@@ -121,7 +121,8 @@ pub(super) fn copy_tree(
     options: &SnapshotOptions,
 ) -> Result<(), RootfsError> {
     let fail = |error| failed("copy a tree to", bytes(to), error);
-    let merge = Merge { from: From::Plain, onto: Onto::Plain, take: false, root: true, ignore: &options.ignore };
+    let merge =
+        Merge { from: From::Plain, onto: Onto::Plain, take: false, root: true, ignore: &options.ignore };
     let target = openat(CWD, to, DIRECTORY, Mode::empty()).map_err(|error| fail(error.into()))?;
     merge.run(source, target, &mut |_| Ok(())).map_err(fail)
 }

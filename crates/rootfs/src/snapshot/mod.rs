@@ -180,7 +180,9 @@ pub trait Snapshotter: Send {
 pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn no_such_stage(stage: usize) -> RootfsError {
-    RootfsError::Misuse(format!("stage {stage} has no tree here: begin it with its base, or keep it when it is left"))
+    RootfsError::Misuse(format!(
+        "stage {stage} has no tree here: begin it with its base, or keep it when it is left"
+    ))
 }
 
 fn not_saved(stage: usize) -> RootfsError {

@@ -21,7 +21,12 @@ struct Step {
 }
 
 /// Copies `keep` from `source` to the same places in `target`, which exists. A path that isn't there is passed over.
-pub(crate) fn save(source: &OwnedFd, target: &OwnedFd, keep: &[TreePath], ignore: &IgnorePaths) -> io::Result<()> {
+pub(crate) fn save(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    keep: &[TreePath],
+    ignore: &IgnorePaths,
+) -> io::Result<()> {
     for path in keep {
         save_one(source, target, path, ignore)?;
     }

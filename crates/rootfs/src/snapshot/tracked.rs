@@ -88,10 +88,17 @@ impl Tracked {
 
     /// Lays a delta over the tree.
     pub(crate) fn apply(&mut self, delta: &Delta) -> Result<(), RootfsError> {
-        let fail = |error| failed("lay the delta over the tree from", delta.path().as_os_str().as_encoded_bytes(), error);
+        let fail = |error| {
+            failed("lay the delta over the tree from", delta.path().as_os_str().as_encoded_bytes(), error)
+        };
         let from = openat(CWD, delta.path(), DIRECTORY, Mode::empty()).map_err(|error| fail(error.into()))?;
-        let merge =
-            Merge { from: From::Delta, onto: Onto::Plain, take: true, root: true, ignore: &self.options.ignore };
+        let merge = Merge {
+            from: From::Delta,
+            onto: Onto::Plain,
+            take: true,
+            root: true,
+            ignore: &self.options.ignore,
+        };
         let tree = self.handle()?;
         let mut spool = match &mut self.known {
             Known::Hashes(spool) => spool.as_mut(),
@@ -213,7 +220,8 @@ impl Tracked {
 
     /// The tree's root directory.
     pub(crate) fn handle(&self) -> Result<OwnedFd, RootfsError> {
-        openat(CWD, &self.tree, DIRECTORY, Mode::empty()).map_err(|error| failed("open", self.name(), error.into()))
+        openat(CWD, &self.tree, DIRECTORY, Mode::empty())
+            .map_err(|error| failed("open", self.name(), error.into()))
     }
 
     fn name(&self) -> &[u8] {
@@ -222,5 +230,6 @@ impl Tracked {
 }
 
 fn duplicate(file: &File, tree: &Path) -> Result<File, RootfsError> {
-    file.try_clone().map_err(|error| failed("read the records of", tree.as_os_str().as_encoded_bytes(), error))
+    file.try_clone()
+        .map_err(|error| failed("read the records of", tree.as_os_str().as_encoded_bytes(), error))
 }

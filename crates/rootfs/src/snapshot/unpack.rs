@@ -10,7 +10,10 @@ use super::{BaseLayer, SnapshotOptions};
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::failed;
 use crate::delta::merge::{From, Merge, Onto};
-use crate::{Compression, ExtractOptions, Record, Root, RootfsError, TreePath, Whiteouts, decompress, extract};
+use crate::{
+    Compression, ExtractOptions, Kind, Meta, Record, Root, RootfsError, TreePath, Whiteouts, decompress,
+    extract,
+};
 
 /// The mode of a new layer directory, which no image gives its root: whether it is still there after extraction tells
 /// whether the layer says anything of the root.
@@ -25,8 +28,8 @@ struct Spooling<'a> {
 }
 
 impl Record for Spooling<'_> {
-    fn file(&mut self, path: &TreePath, hash: [u8; 32]) -> io::Result<()> {
-        self.spool.add(path.as_bytes(), Some(hash))
+    fn wrote(&mut self, path: &TreePath, meta: &Meta, hash: Option<[u8; 32]>) -> io::Result<()> {
+        if meta.kind == Kind::File { self.spool.add(path.as_bytes(), hash) } else { Ok(()) }
     }
 }
 
@@ -44,12 +47,15 @@ pub(crate) fn into_plain(
             from_blob(open, *compression, tree, Whiteouts::Apply, options, record)
         }
         BaseLayer::Unpacked { path, .. } => {
-            let fail = |error: io::Error| failed("copy the layer", path.as_os_str().as_encoded_bytes(), error);
-            let open = |path: &Path| openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|error| fail(error.into()));
+            let fail =
+                |error: io::Error| failed("copy the layer", path.as_os_str().as_encoded_bytes(), error);
+            let open =
+                |path: &Path| openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|error| fail(error.into()));
             let source = openat(CWD, path, DIRECTORY.difference(rustix::fs::OFlags::NOFOLLOW), Mode::empty())
                 .map_err(|error| fail(error.into()))?;
             let root = says_root(path).map_err(fail)?;
-            let merge = Merge { from: From::Delta, onto: Onto::Plain, take: false, root, ignore: &options.ignore };
+            let merge =
+                Merge { from: From::Delta, onto: Onto::Plain, take: false, root, ignore: &options.ignore };
             let mut spool = spool;
             let mut seen = |path: &TreePath| match &mut spool {
                 Some(spool) => spool.add(path.as_bytes(), None),
@@ -97,8 +103,21 @@ fn from_blob(
     let fail = |error| failed("open the layer for", dir.as_os_str().as_encoded_bytes(), error);
     let bytes = open().map_err(fail)?;
     let into = Root::open(dir)?;
-    let options =
-        ExtractOptions { whiteouts, ignore: options.ignore.clone(), can_mknod: options.can_mknod, record };
-    extract(decompress(bytes, compression), &into, options)?;
-    Ok(())
+    let mut options = ExtractOptions {
+        whiteouts,
+        ignore: options.ignore.clone(),
+        can_mknod: options.can_mknod,
+        can_chown: rustix::process::geteuid().is_root(),
+        record,
+    };
+    let extracted = extract(decompress(bytes, compression), &into, &mut options)?;
+    match extracted.dangling.first() {
+        None => Ok(()),
+        Some((path, target)) => Err(RootfsError::Tree {
+            path: path.clone(),
+            why: format!(
+                "is a hard link to {target}, which its layer doesn't hold; use --isolation=directory"
+            ),
+        }),
+    }
 }

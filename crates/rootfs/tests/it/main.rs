@@ -22,8 +22,7 @@ fn layer_of(directory: &Path) -> (Vec<u8>, LayerBlob) {
 
 fn try_extract(tar: impl Read, into: &Path, whiteouts: Whiteouts) -> Result<Extracted, RootfsError> {
     let ignore = IgnorePaths::default();
-    let mut options =
-        ExtractOptions { whiteouts, ignore: &ignore, can_mknod: true, can_chown: true, record: None };
+    let mut options = ExtractOptions { whiteouts, ignore, can_mknod: true, can_chown: true, record: None };
     extract(tar, &Root::open(into).unwrap(), &mut options)
 }
 
