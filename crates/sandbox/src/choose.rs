@@ -29,10 +29,14 @@ pub enum ChooseError {
     #[error("--isolation={0} can't be used here: {1}")]
     Refused(Rung, Refusal),
     /// Rung root would overwrite what may be somebody's own files.
-    #[error("{0} would overwrite this system's own files: give --force if that is meant, or use a container of Kiln's own image")]
+    #[error(
+        "{0} would overwrite this system's own files: give --force if that is meant, or use a container of Kiln's own image"
+    )]
     Overwrites(&'static str),
     /// `auto` found nothing.
-    #[error("no rung of --isolation works here. overlay: {overlay}. directory: {directory}. chroot: {chroot}. root: {root}")]
+    #[error(
+        "no rung of --isolation works here. overlay: {overlay}. directory: {directory}. chroot: {chroot}. root: {root}"
+    )]
     Nothing {
         /// Why not overlay.
         overlay: Box<Refusal>,
@@ -80,7 +84,8 @@ fn without_mounts(
     directory: &Refusal,
 ) -> Result<(Enclosure, String), ChooseError> {
     let may = situation.may_overwrite_root();
-    let order = if may && situation.kiln_image { [Rung::Root, Rung::Chroot] } else { [Rung::Chroot, Rung::Root] };
+    let order =
+        if may && situation.kiln_image { [Rung::Root, Rung::Chroot] } else { [Rung::Chroot, Rung::Root] };
     for rung in order {
         let Ok(enclosure) = report.enclosure(rung) else { continue };
         let why = match rung {
@@ -109,17 +114,17 @@ mod tests {
     use super::*;
     use crate::rung::Users;
 
-    fn works(rung: Rung) -> Result<Enclosure, Refusal> {
-        Ok(Enclosure { rung, users: Users::All, pids: false })
+    fn way(rung: Rung) -> Enclosure {
+        Enclosure { rung, users: Users::All, pids: false }
     }
 
-    fn fails(call: &str) -> Result<Enclosure, Refusal> {
-        Err(Refusal { call: call.into(), errno: Some(1), advice: "do something".into() })
+    fn refusal(call: &str) -> Refusal {
+        Refusal { call: call.into(), errno: Some(1), advice: "do something".into() }
     }
 
     fn no_mounts() -> ProbeReport {
-        let refused = fails("clone(CLONE_NEWUSER)");
-        ProbeReport::made_of([refused.clone(), refused, works(Rung::Root), works(Rung::Chroot)])
+        let refused = Err(refusal("clone(CLONE_NEWUSER)"));
+        ProbeReport::made_of([refused.clone(), refused, Ok(way(Rung::Root)), Ok(way(Rung::Chroot))])
     }
 
     fn chosen(report: &ProbeReport, situation: Situation) -> Rung {
@@ -128,11 +133,11 @@ mod tests {
 
     #[test]
     fn auto_takes_the_first_rung_that_works() {
-        let all = Rung::ALL.map(works);
+        let all = Rung::ALL.map(|rung| Ok(way(rung)));
         let report = ProbeReport::made_of(all.clone());
         assert_eq!(chosen(&report, Situation::default()), Rung::Overlay);
         let [_, directory, root, chroot] = all;
-        let report = ProbeReport::made_of([fails("mount(overlay)"), directory, root, chroot]);
+        let report = ProbeReport::made_of([Err(refusal("mount(overlay)")), directory, root, chroot]);
         let (enclosure, reason) = choose(&report, None, Situation::default()).unwrap();
         assert_eq!(enclosure.rung(), Rung::Directory);
         assert!(reason.contains("mount(overlay)"), "{reason}");

@@ -43,10 +43,9 @@ pub(crate) fn step(request: &mut RunRequest) -> Result<Plan, SandboxError> {
     let mut actions = Vec::new();
     if enclosure.rung().mounts() {
         actions.extend(surroundings(enclosure));
-        for (path, bytes) in [
-            ("/etc/resolv.conf", request.resolv_conf.take()),
-            ("/etc/hosts", request.hosts.take()),
-        ] {
+        for (path, bytes) in
+            [("/etc/resolv.conf", request.resolv_conf.take()), ("/etc/hosts", request.hosts.take())]
+        {
             actions.extend(bytes.map(|bytes| etc_file(path, bytes)));
         }
         for mount in request.mounts.drain(..) {
@@ -133,9 +132,9 @@ fn surroundings(enclosure: Enclosure) -> Vec<Action> {
         let optional = path != "/dev/null";
         actions.push(Action { optional, ..bind(path, device, Missing::File, false, true) });
     }
-    let mut pts = new("/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"", true);
-    if let What::New { options, instead, .. } = &mut pts.what {
-        *options = c"newinstance,ptmxmode=0666,mode=0620,gid=5".to_owned();
+    let terminals = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
+    let mut pts = new("/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, terminals, true);
+    if let What::New { instead, .. } = &mut pts.what {
         *instead = Some(c"newinstance,ptmxmode=0666,mode=0620".to_owned());
     }
     let shm = new("/dev/shm", c"tmpfs", plain, c"mode=1777,size=65536k", true);
@@ -167,7 +166,13 @@ fn inside(target: &str, call: String, missing: Missing, what: What) -> Action {
     Action { call, target: target.into(), missing, inside: true, optional: false, what }
 }
 
-fn new(target: &str, kind: &std::ffi::CStr, flags: MountFlags, options: &std::ffi::CStr, inside: bool) -> Action {
+fn new(
+    target: &str,
+    kind: &std::ffi::CStr,
+    flags: MountFlags,
+    options: &std::ffi::CStr,
+    inside: bool,
+) -> Action {
     let call = format!("mount({}, {target})", kind.to_string_lossy());
     let what = What::New { kind: kind.to_owned(), flags, options: options.to_owned(), instead: None };
     Action { call, target: target.into(), missing: Missing::Directory, inside, optional: false, what }
@@ -231,8 +236,9 @@ fn lend(mount: Mount) -> Result<Action, SandboxError> {
 
 /// The kind of mount point that fits what lies at `path`.
 fn like(path: &Path) -> Result<Missing, SandboxError> {
-    let meta = std::fs::metadata(path)
-        .map_err(|error| SandboxError::io(format!("looking at the mount source {}", path.display()), error))?;
+    let meta = std::fs::metadata(path).map_err(|error| {
+        SandboxError::io(format!("looking at the mount source {}", path.display()), error)
+    })?;
     Ok(if meta.is_dir() { Missing::Directory } else { Missing::File })
 }
 
@@ -250,9 +256,8 @@ fn like_in_layers(lowers: &[PathBuf], source: &Path) -> Missing {
 fn program(request: &RunRequest) -> Result<Program, SandboxError> {
     let name = request.argv.first().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| SandboxError::Request("the step has no program to run".into()))?;
-    let variable = |(name, value): &(OsString, OsString)| {
-        c_bytes([name.as_bytes(), b"=", value.as_bytes()].concat())
-    };
+    let variable =
+        |(name, value): &(OsString, OsString)| c_bytes([name.as_bytes(), b"=", value.as_bytes()].concat());
     let arguments = request.argv.iter().map(|argument| c_bytes(argument.as_bytes().to_vec()));
     Ok(Program {
         candidates: candidates(name, &request.env)?,
@@ -326,7 +331,8 @@ mod tests {
     #[test]
     fn mounts_at_the_root_or_at_relative_paths_are_refused() {
         for target in ["/", "/.", "x", "/.."] {
-            let mount = Mount { source: MountSource::Tmpfs { size: None, mode: 0o1777 }, target: target.into() };
+            let mount =
+                Mount { source: MountSource::Tmpfs { size: None, mode: 0o1777 }, target: target.into() };
             let error = lend(mount).unwrap_err();
             assert!(error.to_string().contains("name an absolute path below /"), "{error}");
         }

@@ -141,7 +141,8 @@ impl Child {
         // From here on: this process is a copy of Kiln, secrets included, and the step may be the same user.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Place::Session.failed())?;
         rustix::process::setsid().map_err(Place::Session.failed())?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(Place::Session.failed())?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(Place::Session.failed())?;
         rustix::process::umask(Mode::empty());
         if let Some(name) = &plan.hostname {
             rustix::system::sethostname(name).map_err(Place::Hostname.failed())?;
@@ -204,10 +205,8 @@ impl Child {
             if let Some(exit) = reap_until(main, WaitOptions::NOHANG) {
                 return exit;
             }
-            let mut fds = [
-                PollFd::new(&children, PollFlags::IN),
-                PollFd::new(&self.ends.control, PollFlags::IN),
-            ];
+            let mut fds =
+                [PollFd::new(&children, PollFlags::IN), PollFd::new(&self.ends.control, PollFlags::IN)];
             let watched = if controlled { 2 } else { 1 };
             if poll(&mut fds[..watched], None).is_err() {
                 continue;
@@ -304,7 +303,8 @@ fn parent_of(proc: BorrowedFd<'_>, pid: i32) -> Option<i32> {
     let mut path = crate::text::Text::new();
     path.append_number(u32::try_from(pid).ok()?).ok()?;
     path.push(b"stat").ok()?;
-    let file = rustix::fs::openat(proc, path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let file =
+        rustix::fs::openat(proc, path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut buffer = [0_u8; 512];
     let count = rustix::io::read(&file, &mut buffer).ok()?;
     parent_in_stat(buffer.get(..count)?)
@@ -323,7 +323,12 @@ mod tests {
     #[test]
     fn statuses_survive_the_pipe() {
         let failure = Failure { place: Place::Action(3), errno: Errno::PERM };
-        for status in [Status::Ready, Status::Failed(failure), Status::Ended(Exit::Code(7)), Status::Ended(Exit::Signal(9))] {
+        for status in [
+            Status::Ready,
+            Status::Failed(failure),
+            Status::Ended(Exit::Code(7)),
+            Status::Ended(Exit::Signal(9)),
+        ] {
             assert_eq!(Status::from_bytes(status.to_bytes()), Some(status));
         }
     }

@@ -59,7 +59,10 @@ mod tests {
 
     #[test]
     fn lines_are_whole_however_the_bytes_come() {
-        assert_eq!(cut(&[b"a\nb", b"c", b"\n\nd"]), [b"a".to_vec(), b"bc".to_vec(), b"".to_vec(), b"d".to_vec()]);
+        assert_eq!(
+            cut(&[b"a\nb", b"c", b"\n\nd"]),
+            [b"a".to_vec(), b"bc".to_vec(), b"".to_vec(), b"d".to_vec()]
+        );
     }
 
     #[test]

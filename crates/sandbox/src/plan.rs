@@ -236,9 +236,10 @@ impl Plan {
                 format!("chdir({})", cwd.unwrap_or_default())
             }
             Place::Capabilities => "dropping capabilities".to_owned(),
-            Place::User => self.program.as_ref().map_or_else(String::new, |program| {
-                format!("becoming user {}:{}", program.uid, program.gid)
-            }),
+            Place::User => self
+                .program
+                .as_ref()
+                .map_or_else(String::new, |program| format!("becoming user {}:{}", program.uid, program.gid)),
             Place::Program => "execve".to_owned(),
         }
     }
@@ -263,7 +264,9 @@ mod tests {
 
     #[test]
     fn places_survive_the_pipe() {
-        for place in [Place::Fork, Place::Maps, Place::Action(0), Place::Action(517), Place::Pivot, Place::Program] {
+        for place in
+            [Place::Fork, Place::Maps, Place::Action(0), Place::Action(517), Place::Pivot, Place::Program]
+        {
             assert_eq!(Place::from_bytes(place.to_bytes()), place);
         }
     }

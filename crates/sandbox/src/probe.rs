@@ -58,7 +58,8 @@ pub fn probe(scratch: &Path) -> ProbeReport {
 
 /// Rung root needs no call that could be tried without harm; it needs a root that can be written to.
 fn probe_root() -> Result<Enclosure, Refusal> {
-    let refusal = |call: &str, errno, advice: &str| Refusal { call: call.into(), errno, advice: advice.into() };
+    let refusal =
+        |call: &str, errno, advice: &str| Refusal { call: call.into(), errno, advice: advice.into() };
     if !rustix::process::geteuid().is_root() {
         let advice = "run the container as user 0 (securityContext.runAsUser: 0)";
         return Err(refusal("unpacking an image over / as a user other than root", None, advice));

@@ -58,7 +58,11 @@ pub struct RunRequest {
 
 impl RunRequest {
     /// A step that runs `argv` in `tree` as root, in `/`, with an empty environment, no mount and the pod's network.
-    pub fn new(enclosure: Enclosure, tree: Tree, argv: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+    pub fn new(
+        enclosure: Enclosure,
+        tree: Tree,
+        argv: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Self {
         Self {
             enclosure,
             tree,

@@ -45,11 +45,11 @@ fn carry_out_step(
 ) -> Result<Exit, SandboxError> {
     let plan = compile::step(request)?;
     let outcome = carry_out(&plan, stdin, output, Some(cancel))?;
-    exit(&plan, request, outcome)
+    exit(&plan, request, &outcome)
 }
 
-fn exit(plan: &Plan, request: &RunRequest, outcome: Outcome) -> Result<Exit, SandboxError> {
-    match outcome {
+fn exit(plan: &Plan, request: &RunRequest, outcome: &Outcome) -> Result<Exit, SandboxError> {
+    match *outcome {
         Outcome::Ended(exit) => Ok(exit),
         Outcome::Cancelled => Err(SandboxError::Cancelled),
         Outcome::Died(status) => Err(SandboxError::Supervisor(match status {

@@ -119,7 +119,8 @@ impl Surroundings {
             What::Mask => {
                 let stat = rustix::fs::fstat(&target)?;
                 if FileType::from_raw_mode(stat.st_mode).is_dir() {
-                    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+                    let flags =
+                        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
                     rustix::mount::mount(c"none", here.as_c_str(), c"tmpfs", flags, c"size=0k,nr_inodes=2")?;
                 } else {
                     rustix::mount::mount_bind(c"/dev/null", here.as_c_str())?;

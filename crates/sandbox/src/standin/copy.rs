@@ -105,6 +105,9 @@ pub(super) fn mirror(from: &Path, to: &Path) -> io::Result<()> {
 
 fn mirror_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
     if !meta.is_dir() {
+        if same(meta, &fs::metadata(to)?) {
+            return Ok(());
+        }
         // Written in place: a file that was lent may itself be a mount, which can't be replaced.
         let mut source = File::open(from)?;
         let mut target = File::options().write(true).truncate(true).open(to)?;
@@ -134,9 +137,8 @@ fn mirror_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
 }
 
 fn same(a: &Metadata, b: &Metadata) -> bool {
-    let key = |meta: &Metadata| {
-        (meta.mode(), meta.uid(), meta.gid(), meta.len(), meta.mtime(), meta.mtime_nsec())
-    };
+    let key =
+        |meta: &Metadata| (meta.mode(), meta.uid(), meta.gid(), meta.len(), meta.mtime(), meta.mtime_nsec());
     key(a) == key(b)
 }
 

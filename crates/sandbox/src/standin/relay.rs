@@ -2,17 +2,19 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
 
 /// A listening socket and the thread that passes its connections on.
 pub(super) struct Relay {
-    stopped: Arc<AtomicBool>,
-    path: PathBuf,
+    /// Readable when the thread is to end.
+    stop: OwnedFd,
     thread: JoinHandle<()>,
 }
 
@@ -23,28 +25,36 @@ impl Relay {
         // Says now, not at the first connection, if nobody listens there.
         drop(UnixStream::connect(source)?);
         let listener = UnixListener::bind(at)?;
+        listener.set_nonblocking(true)?;
         super::copy::set_mode(at, meta.mode() & 0o7777)?;
         std::os::unix::fs::chown(at, Some(meta.uid()), Some(meta.gid()))?;
-        let stopped = Arc::new(AtomicBool::new(false));
-        let (seen, source) = (Arc::clone(&stopped), source.to_owned());
-        let thread = thread::Builder::new().name("socket relay".into()).spawn(move || {
-            for connection in listener.incoming().flatten() {
-                if seen.load(Ordering::SeqCst) {
-                    return;
-                }
-                if let Ok(onward) = UnixStream::connect(&source) {
-                    pass_on(connection, onward);
-                }
-            }
-        })?;
-        Ok(Self { stopped, path: at.to_owned(), thread })
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let (told, source) = (stop.try_clone()?, source.to_owned());
+        let thread = thread::Builder::new().name("socket relay".into());
+        let thread = thread.spawn(move || listen(&listener, &told, &source))?;
+        Ok(Self { stop, thread })
     }
 
     /// Stops listening. Connections end by themselves: their other ends were in the step, which is gone.
     pub(super) fn stop(self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        if UnixStream::connect(&self.path).is_ok() {
+        if rustix::io::write(&self.stop, &1u64.to_ne_bytes()).is_ok() {
             let _ = self.thread.join();
+        }
+    }
+}
+
+fn listen(listener: &UnixListener, stop: &OwnedFd, source: &Path) {
+    loop {
+        let mut fds = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        let polled = poll(&mut fds, None);
+        if !fds[0].revents().is_empty() || polled.is_err_and(|error| error != Errno::INTR) {
+            return;
+        }
+        let Ok((near, _)) = listener.accept() else { continue };
+        if let Ok(far) = UnixStream::connect(source)
+            && near.set_nonblocking(false).is_ok()
+        {
+            pass_on(near, far);
         }
     }
 }

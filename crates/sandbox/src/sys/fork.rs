@@ -52,7 +52,8 @@ impl Drop for Leave {
 /// `child` must restrict itself to system calls on data made before: other threads' locks, the allocator's among
 /// them, may be held for ever in the copy. (Breaking that rule hangs the child; it can't break memory.)
 pub(crate) fn fork(namespaces: Namespaces, child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
-    let flags = namespaces.parts().into_iter().filter(|part| part.0).fold(libc::SIGCHLD, |all, part| all | part.1);
+    let flags =
+        namespaces.parts().into_iter().filter(|part| part.0).fold(libc::SIGCHLD, |all, part| all | part.1);
     let none = ptr::null_mut::<libc::c_void>();
     // SAFETY: without CLONE_VM and with no stack given, clone is fork: the child has a copy of the address space and
     // goes on from here on its own copy of this stack. No pointer is given for the kernel to write through.
@@ -82,7 +83,6 @@ impl Strings {
         let pointers = owned.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();
         Self { _owned: owned, pointers }
     }
-
 }
 
 /// Child: becomes another program. Returns only if that failed.

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 
-use kiln_sandbox::{Exit, Network, Rung, RunRequest, SandboxError, User};
+use kiln_sandbox::{Exit, Network, RunRequest, Rung, SandboxError, User};
 
 use crate::machine::{Stage, ran};
 
@@ -60,7 +60,8 @@ fn root_has_the_capabilities_that_docker_gives_and_no_others() {
     for stage in Stage::every() {
         let script = "while read name value; do case $name in Cap*) echo $name $value;; esac; done < /status";
         fs::write(stage.tree("status"), "").unwrap();
-        let script = if stage.rung().mounts() { script.replace("/status", "/proc/self/status") } else { continue };
+        let script =
+            if stage.rung().mounts() { script.replace("/status", "/proc/self/status") } else { continue };
         let ran = stage.run(&script);
         let lines: Vec<_> = ran.stdout.lines().collect();
         assert_eq!(lines[0], "CapInh: 0000000000000000");
@@ -160,10 +161,8 @@ fn a_program_that_is_not_there_is_named() {
 #[test]
 fn programs_are_looked_for_along_the_steps_own_path() {
     for stage in Stage::every() {
-        let request = RunRequest {
-            argv: ["busybox", "echo", "found"].map(Into::into).to_vec(),
-            ..stage.request("")
-        };
+        let request =
+            RunRequest { argv: ["busybox", "echo", "found"].map(Into::into).to_vec(), ..stage.request("") };
         assert_eq!(ran(request).unwrap().stdout, "found\n", "{}", stage.rung());
     }
 }

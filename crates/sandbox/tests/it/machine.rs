@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use kiln_sandbox::{Cancel, Enclosure, Exit, Rung, RunRequest, SandboxError, Stream, Tree, probe, run};
+use kiln_sandbox::{Cancel, Enclosure, Exit, RunRequest, Rung, SandboxError, Stream, Tree, probe, run};
 
 /// Where busybox-static puts its binary.
 const BUSYBOX: &str = "/usr/bin/busybox";
