@@ -1,0 +1,342 @@
+//! Child: the process between Kiln and a step's program, one per step.
+//!
+//! It makes the surroundings, starts the program, adopts what the program leaves behind, and, once the program has
+//! ended or Kiln says so, ends all of it. So Kiln itself waits for one child per step, by its id, and steps side by
+//! side can't take each other's children. If Kiln dies, the control pipe closes, and the step is ended all the same.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, set_dumpable_behavior, wait};
+
+use crate::plan::{Failure, Place, Plan};
+use crate::program;
+use crate::request::Exit;
+use crate::rung::Users;
+use crate::setup::Surroundings;
+use crate::sys::{self, Namespaces};
+
+/// What Kiln says through the control pipe, one byte each. Its closing means [`KILL`].
+pub(crate) const GO: u8 = b'g';
+/// End the step gently.
+pub(crate) const TERMINATE: u8 = b't';
+/// End the step.
+pub(crate) const KILL: u8 = b'k';
+
+/// What this process says through the status pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// The user namespace is there; its maps can be written.
+    Ready,
+    /// Something failed; nothing will run.
+    Failed(Failure),
+    /// All is over and tidied up; the program ended so (with code 0 if there was none to run).
+    Ended(Exit),
+}
+
+impl Status {
+    pub(crate) const SIZE: usize = 12;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let (kind, first, second) = match self {
+            Self::Ready => (1_u32, [0; 4], 0),
+            Self::Failed(failure) => (2, failure.place.to_bytes(), failure.errno.raw_os_error()),
+            Self::Ended(Exit::Code(code)) => (3, [0; 4], code),
+            Self::Ended(Exit::Signal(signal)) => (4, [0; 4], signal),
+        };
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&kind.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&first);
+        bytes[8..].copy_from_slice(&second.to_ne_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; Self::SIZE]) -> Option<Self> {
+        let [k0, k1, k2, k3, f0, f1, f2, f3, s0, s1, s2, s3] = bytes;
+        let number = i32::from_ne_bytes([s0, s1, s2, s3]);
+        match u32::from_ne_bytes([k0, k1, k2, k3]) {
+            1 => Some(Self::Ready),
+            2 => Some(Self::Failed(Failure {
+                place: Place::from_bytes([f0, f1, f2, f3]),
+                errno: Errno::from_raw_os_error(number),
+            })),
+            3 => Some(Self::Ended(Exit::Code(number))),
+            4 => Some(Self::Ended(Exit::Signal(number))),
+            _ => None,
+        }
+    }
+
+    /// Writes are shorter than a pipe's buffer and whole, so messages of two processes don't mix.
+    pub(crate) fn send(self, status: BorrowedFd<'_>) {
+        let _ = rustix::io::retry_on_intr(|| rustix::io::write(status, &self.to_bytes()));
+    }
+}
+
+/// The ends of pipes that a step's processes hold.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) control: OwnedFd,
+    pub(crate) status: OwnedFd,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// What the child needs beside the plan: all that must be allocated or looked up before the fork.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) ends: Ends,
+    pub(crate) surroundings: Surroundings,
+    /// The pod's /proc, to find children in; it stays at hand after pivot_root.
+    proc: Option<OwnedFd>,
+    /// Descriptors to keep, sorted.
+    keep: Vec<RawFd>,
+    groups: Vec<rustix::process::Gid>,
+}
+
+impl Child {
+    pub(crate) fn prepare(plan: &Plan, ends: Ends) -> std::io::Result<Self> {
+        let surroundings = Surroundings::prepare(plan)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open("/proc", flags, Mode::empty()).ok();
+        let mut keep: Vec<RawFd> = plan.open_files().map(AsRawFd::as_raw_fd).collect();
+        keep.extend([ends.control.as_raw_fd(), ends.status.as_raw_fd(), surroundings.root().as_raw_fd()]);
+        keep.extend(proc.as_ref().map(AsRawFd::as_raw_fd));
+        keep.sort_unstable();
+        let groups = plan.program.iter().flat_map(|program| &program.groups);
+        let groups = groups.map(|&group| rustix::process::Gid::from_raw(group)).collect();
+        Ok(Self { ends, surroundings, proc, keep, groups })
+    }
+
+    /// The whole life of the process. Runs between fork and _exit.
+    pub(crate) fn live(&mut self, plan: &Plan) -> u8 {
+        match self.start(plan) {
+            Ok(main) => {
+                let exit = self.attend(main, plan.namespaces.pid);
+                self.surroundings.undo();
+                Status::Ended(exit).send(self.ends.status.as_fd());
+                0
+            }
+            Err(failure) => {
+                self.surroundings.undo();
+                Status::Failed(failure).send(self.ends.status.as_fd());
+                1
+            }
+        }
+    }
+
+    fn start(&mut self, plan: &Plan) -> Result<Option<Pid>, Failure> {
+        sys::reset_signals(true);
+        let ends = &self.ends;
+        for (number, fd) in (0..).zip([&ends.stdin, &ends.stdout, &ends.stderr]) {
+            sys::put_at(fd.as_fd(), number).map_err(Place::Session.failed())?;
+        }
+        sys::close_all_but(&self.keep);
+        if plan.users != Users::Pod {
+            self.await_maps(plan.users)?;
+        }
+        // From here on: this process is a copy of Kiln, secrets included, and the step may be the same user.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Place::Session.failed())?;
+        rustix::process::setsid().map_err(Place::Session.failed())?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(Place::Session.failed())?;
+        rustix::process::umask(Mode::empty());
+        if let Some(name) = &plan.hostname {
+            rustix::system::sethostname(name).map_err(Place::Hostname.failed())?;
+        }
+        if plan.namespaces.net {
+            sys::raise_loopback().map_err(Place::Loopback.failed())?;
+        }
+        self.surroundings.make(plan)?;
+        let Some(step) = &plan.program else { return Ok(None) };
+        let (groups, status) = (&self.groups, self.ends.status.as_fd());
+        let main = sys::fork(Namespaces::default(), || {
+            let failure = program::become_it(plan, step, groups);
+            Status::Failed(failure).send(status);
+            127
+        });
+        main.map(Some).map_err(Place::Program.failed())
+    }
+
+    /// Waits until Kiln has written this namespace's maps. With a single id, Kiln isn't root, and a process that can't
+    /// be dumped has its files in /proc owned by root; so for that long, it can be.
+    fn await_maps(&self, users: Users) -> Result<(), Failure> {
+        if users == Users::Single {
+            set_dumpable_behavior(DumpableBehavior::Dumpable).map_err(Place::Session.failed())?;
+        }
+        Status::Ready.send(self.ends.status.as_fd());
+        let mut byte = [0];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.ends.control, &mut byte)) {
+            Ok(1) if byte[0] == GO => Ok(()),
+            Ok(_) => Err(Failure { place: Place::Maps, errno: Errno::CANCELED }),
+            Err(errno) => Err(Failure { place: Place::Maps, errno }),
+        }
+    }
+
+    /// Waits for the program's end, ends whatever it left, and says how it ended. `alone`: this is process 1 of its own
+    /// PID namespace.
+    fn attend(&self, main: Option<Pid>, alone: bool) -> Exit {
+        let Some(main) = main else { return Exit::Code(0) };
+        let exit = self.wait_for(main, alone);
+        loop {
+            while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+            if alone {
+                sys::signal_everybody(Signal::KILL);
+            } else if self.signal_children(Signal::KILL).is_err() {
+                // Without /proc, who is left can't be found, let alone waited for.
+                return exit;
+            }
+            // Each one signalled ends and wakes this up; by then, its own children are this process's.
+            if let Err(Errno::CHILD) = wait(WaitOptions::empty()) {
+                return exit;
+            }
+        }
+    }
+
+    fn wait_for(&self, main: Pid, alone: bool) -> Exit {
+        let Ok(children) = sys::child_signals() else {
+            return reap_until(main, WaitOptions::empty()).unwrap_or(Exit::Code(255));
+        };
+        let mut controlled = true;
+        loop {
+            if let Some(exit) = reap_until(main, WaitOptions::NOHANG) {
+                return exit;
+            }
+            let mut fds =
+                [PollFd::new(&children, PollFlags::IN), PollFd::new(&self.ends.control, PollFlags::IN)];
+            let watched = if controlled { 2 } else { 1 };
+            if poll(&mut fds[..watched], None).is_err() {
+                continue;
+            }
+            let (ended, told) = (!fds[0].revents().is_empty(), controlled && !fds[1].revents().is_empty());
+            if ended {
+                let mut info = [0_u8; 128 * 8];
+                let _ = rustix::io::read(&children, &mut info);
+            }
+            if told {
+                let mut byte = [0];
+                match rustix::io::read(&self.ends.control, &mut byte) {
+                    Ok(1) if byte[0] == TERMINATE => {
+                        self.signal_all(main, alone, Signal::TERM);
+                        self.signal_all(main, alone, Signal::CONT);
+                    }
+                    Ok(1) if byte[0] != KILL => {}
+                    _ => {
+                        self.signal_all(main, alone, Signal::KILL);
+                        controlled = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Signals everything in the step that can be found: all of a PID namespace, else the program's process group and
+    /// this process's children, whom orphans join. Their own children get theirs when they have become orphans.
+    fn signal_all(&self, main: Pid, alone: bool, signal: Signal) {
+        if alone {
+            sys::signal_everybody(signal);
+            return;
+        }
+        // While the program is unreaped its id can't be another's; a group lives on under it while it has members.
+        let _ = rustix::process::kill_process_group(main, signal);
+        let _ = self.signal_children(signal);
+    }
+
+    fn signal_children(&self, signal: Signal) -> Result<(), Errno> {
+        self.each_child(|child| {
+            let _ = rustix::process::kill_process(child, signal);
+        })
+    }
+
+    /// Calls `each` with every child of this process, found by its parent's id in /proc/PID/stat.
+    fn each_child(&self, mut each: impl FnMut(Pid)) -> Result<(), Errno> {
+        let proc = self.proc.as_ref().ok_or(Errno::NOENT)?;
+        let me = rustix::process::getpid().as_raw_nonzero().get();
+        rustix::fs::seek(proc, rustix::fs::SeekFrom::Start(0))?;
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(proc, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let Some(pid) = number(entry.file_name().to_bytes()) else { continue };
+            if parent_of(proc.as_fd(), pid) == Some(me) {
+                Pid::from_raw(pid).into_iter().for_each(&mut each);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes in ended children until `main` is among them or there is none; says how it ended.
+fn reap_until(main: Pid, options: WaitOptions) -> Option<Exit> {
+    loop {
+        match wait(options) {
+            Ok(Some((pid, status))) if pid == main => return Some(exit_of(status)),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+pub(crate) fn exit_of(status: WaitStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Code(255),
+    }
+}
+
+fn number(digits: &[u8]) -> Option<i32> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_i32, |value, &digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(i32::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// The fourth field of /proc/PID/stat; the second one, the program's name, may hold anything, parentheses too.
+fn parent_of(proc: BorrowedFd<'_>, pid: i32) -> Option<i32> {
+    let mut path = crate::text::Text::new();
+    path.append_number(u32::try_from(pid).ok()?).ok()?;
+    path.push(b"stat").ok()?;
+    let file =
+        rustix::fs::openat(proc, path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut buffer = [0_u8; 512];
+    let count = rustix::io::read(&file, &mut buffer).ok()?;
+    parent_in_stat(buffer.get(..count)?)
+}
+
+fn parent_in_stat(stat: &[u8]) -> Option<i32> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = stat.get(name_end + 1..)?.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
+    fields.nth(1).and_then(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_survive_the_pipe() {
+        let failure = Failure { place: Place::Action(3), errno: Errno::PERM };
+        for status in [
+            Status::Ready,
+            Status::Failed(failure),
+            Status::Ended(Exit::Code(7)),
+            Status::Ended(Exit::Signal(9)),
+        ] {
+            assert_eq!(Status::from_bytes(status.to_bytes()), Some(status));
+        }
+    }
+
+    #[test]
+    fn a_parent_is_found_whatever_the_program_is_called() {
+        assert_eq!(parent_in_stat(b"12 (a) S 34 5 6"), Some(34));
+        assert_eq!(parent_in_stat(b"12 (x) R 9 (y)) S 34 5 6"), Some(34));
+        assert_eq!(parent_in_stat(b"12 (a"), None);
+    }
+}
