@@ -32,8 +32,8 @@ struct Spooling<'a> {
 }
 
 impl Record for Spooling<'_> {
-    fn wrote(&mut self, path: &TreePath, _: &Meta, hash: Option<[u8; 32]>) -> io::Result<()> {
-        self.spool.add(path.as_bytes(), hash)
+    fn wrote(&mut self, path: &TreePath, meta: &Meta, hash: Option<[u8; 32]>) -> io::Result<()> {
+        if meta.kind == Kind::File { self.spool.add(path.as_bytes(), hash) } else { Ok(()) }
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn into_plain(
             let record = spooling.as_mut().map(|spooling| -> &mut dyn Record { spooling });
             let mut how = ExtractOptions {
                 whiteouts: Whiteouts::Apply,
-                ignore: &options.ignore,
+                ignore: options.ignore.clone(),
                 can_mknod: options.can_mknod,
                 can_chown: options.can_chown,
                 record,
@@ -97,7 +97,7 @@ pub(crate) fn into_upper(
     chmod(dir, Mode::from_raw_mode(UNSAID)).map_err(fail)?;
     let mut how = ExtractOptions {
         whiteouts: Whiteouts::ToOverlay,
-        ignore: &options.ignore,
+        ignore: options.ignore.clone(),
         can_mknod: options.can_mknod,
         can_chown: options.can_chown,
         record: None,
