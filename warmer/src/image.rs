@@ -106,9 +106,12 @@ impl Work<'_> {
                 let entry = store.resolve(self.reference, platform).ok()??;
                 let age = request.now.duration_since(entry.resolved_at).unwrap_or_default();
                 let manifest: Document<Manifest> = store.document(&entry.descriptor.digest).ok()??;
-                let whole = manifest.value().layers.iter().all(|layer| {
-                    store.has(layer) || media_type::is_foreign(&layer.media_type)
-                }) && store.has(&manifest.value().config);
+                let whole = manifest
+                    .value()
+                    .layers
+                    .iter()
+                    .all(|layer| store.has(layer) || media_type::is_foreign(&layer.media_type))
+                    && store.has(&manifest.value().config);
                 (whole && age <= request.ttl).then(|| WarmedImage {
                     image: self.name.clone(),
                     platform: platform.clone(),
@@ -171,7 +174,8 @@ impl Work<'_> {
             return Ok((root, 0));
         }
         let pinned = self.repository().pin(digest.clone()).reference();
-        let answer = self.run.request.registry.manifest(&pinned).await.map_err(|error| self.registry(error))?;
+        let answer =
+            self.run.request.registry.manifest(&pinned).await.map_err(|error| self.registry(error))?;
         let bytes = answer.raw.len() as u64;
         let root = self.read_root(answer.raw.clone(), digest)?;
         let (store, wanted) = (self.run.store.clone(), digest.clone());
@@ -221,8 +225,7 @@ impl Work<'_> {
             Some(config) => config,
             None => return Err(self.no_image("its config was deleted while it was warmed").into()),
         };
-        let platform =
-            platform.or_else(|| config.value().platform()).unwrap_or_else(Platform::host);
+        let platform = platform.or_else(|| config.value().platform()).unwrap_or_else(Platform::host);
         if self.run.request.unpack {
             unpack::unpack_layers(self.run, value, config.value()).await?;
         }

@@ -33,9 +33,12 @@ pub(crate) async fn warm_local(run: &Arc<Run>, name: &ImageName) -> Result<Vec<W
             State::Fresh => {
                 WarmEvent::Fresh { image: text, platform: platform.clone(), digest: digest.clone() }
             }
-            State::Fetched { received } => {
-                WarmEvent::Warmed { image: text, platform: platform.clone(), digest: digest.clone(), received }
-            }
+            State::Fetched { received } => WarmEvent::Warmed {
+                image: text,
+                platform: platform.clone(),
+                digest: digest.clone(),
+                received,
+            },
         });
         warmed.push(WarmedImage { image: name.clone(), platform, manifest: digest, state });
     }

@@ -31,10 +31,13 @@ pub(crate) async fn verify(run: &Arc<Run>) -> Result<VerifySummary, WarmError> {
     Ok(VerifySummary {
         blobs: report.blobs,
         bytes: report.bytes,
-        bad: bad.into_iter().map(|(digest, path)| {
-            let whole = repaired.contains(&digest);
-            (digest, path, whole)
-        }).collect(),
+        bad: bad
+            .into_iter()
+            .map(|(digest, path)| {
+                let whole = repaired.contains(&digest);
+                (digest, path, whole)
+            })
+            .collect(),
     })
 }
 

@@ -10,7 +10,9 @@ use tokio::sync::Semaphore;
 
 use crate::progress::Teller;
 use crate::report::Failure;
-use crate::{PruneRequest, WarmError, WarmEvent, WarmReport, WarmRequest, WarmedImage, image, layout, repair};
+use crate::{
+    PruneRequest, WarmError, WarmEvent, WarmReport, WarmRequest, WarmedImage, image, layout, repair,
+};
 
 /// What all parts of a run share.
 pub(crate) struct Run {

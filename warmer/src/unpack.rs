@@ -55,10 +55,9 @@ fn unpack_one(
     };
     let Some(guard) = store.unpack(&diff_id)? else { return Ok(Outcome::There) };
     let compression = Compression::of_layer(&descriptor.media_type).unwrap_or(Compression::Gzip);
-    let ignore = IgnorePaths::default();
     let mut options = ExtractOptions {
         whiteouts: Whiteouts::ToOverlay,
-        ignore: &ignore,
+        ignore: IgnorePaths::default(),
         can_mknod: false,
         can_chown: true,
         record: None,
@@ -68,9 +67,10 @@ fn unpack_one(
     let refused = match extracted {
         Err(error) => Some(error.to_string()),
         // The blob's digest fits, so this is how the image was made; whoever builds from it will say the same.
-        Ok(extracted) if extracted.diff_id != diff_id => {
-            Some(format!("its bytes have the diff ID {}, not the one in the image's config", extracted.diff_id))
-        }
+        Ok(extracted) if extracted.diff_id != diff_id => Some(format!(
+            "its bytes have the diff ID {}, not the one in the image's config",
+            extracted.diff_id
+        )),
         Ok(extracted) if !extracted.skipped.is_empty() => {
             Some(format!("it holds {} device nodes, which can't be made here", extracted.skipped.len()))
         }
