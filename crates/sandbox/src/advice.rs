@@ -93,8 +93,7 @@ fn for_mount(errno: Errno) -> String {
 }
 
 fn for_overlay(errno: Errno, scratch: Option<&Path>) -> String {
-    let is_overlay =
-        |path: &Path| rustix::fs::statfs(path).is_ok_and(|stat| i64::from(stat.f_type) == OVERLAYFS);
+    let is_overlay = |path: &Path| rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == OVERLAYFS);
     match (errno, scratch) {
         (Errno::INVAL, Some(scratch)) if is_overlay(scratch) => format!(
             "{} lies on overlayfs itself: mount an emptyDir volume at /kaniko/scratch, or name a directory on one by \

@@ -114,17 +114,17 @@ mod tests {
     use super::*;
     use crate::rung::Users;
 
-    fn works(rung: Rung) -> Result<Enclosure, Refusal> {
-        Ok(Enclosure { rung, users: Users::All, pids: false })
+    fn way(rung: Rung) -> Enclosure {
+        Enclosure { rung, users: Users::All, pids: false }
     }
 
-    fn fails(call: &str) -> Result<Enclosure, Refusal> {
-        Err(Refusal { call: call.into(), errno: Some(1), advice: "do something".into() })
+    fn refusal(call: &str) -> Refusal {
+        Refusal { call: call.into(), errno: Some(1), advice: "do something".into() }
     }
 
     fn no_mounts() -> ProbeReport {
-        let refused = fails("clone(CLONE_NEWUSER)");
-        ProbeReport::made_of([refused.clone(), refused, works(Rung::Root), works(Rung::Chroot)])
+        let refused = Err(refusal("clone(CLONE_NEWUSER)"));
+        ProbeReport::made_of([refused.clone(), refused, Ok(way(Rung::Root)), Ok(way(Rung::Chroot))])
     }
 
     fn chosen(report: &ProbeReport, situation: Situation) -> Rung {
@@ -133,11 +133,11 @@ mod tests {
 
     #[test]
     fn auto_takes_the_first_rung_that_works() {
-        let all = Rung::ALL.map(works);
+        let all = Rung::ALL.map(|rung| Ok(way(rung)));
         let report = ProbeReport::made_of(all.clone());
         assert_eq!(chosen(&report, Situation::default()), Rung::Overlay);
         let [_, directory, root, chroot] = all;
-        let report = ProbeReport::made_of([fails("mount(overlay)"), directory, root, chroot]);
+        let report = ProbeReport::made_of([Err(refusal("mount(overlay)")), directory, root, chroot]);
         let (enclosure, reason) = choose(&report, None, Situation::default()).unwrap();
         assert_eq!(enclosure.rung(), Rung::Directory);
         assert!(reason.contains("mount(overlay)"), "{reason}");

@@ -132,9 +132,9 @@ fn surroundings(enclosure: Enclosure) -> Vec<Action> {
         let optional = path != "/dev/null";
         actions.push(Action { optional, ..bind(path, device, Missing::File, false, true) });
     }
-    let mut pts = new("/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"", true);
-    if let What::New { options, instead, .. } = &mut pts.what {
-        *options = c"newinstance,ptmxmode=0666,mode=0620,gid=5".to_owned();
+    let terminals = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
+    let mut pts = new("/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, terminals, true);
+    if let What::New { instead, .. } = &mut pts.what {
         *instead = Some(c"newinstance,ptmxmode=0666,mode=0620".to_owned());
     }
     let shm = new("/dev/shm", c"tmpfs", plain, c"mode=1777,size=65536k", true);

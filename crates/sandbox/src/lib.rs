@@ -21,6 +21,7 @@ mod request;
 mod run;
 mod rung;
 mod setup;
+mod standin;
 mod supervise;
 mod sys;
 mod target;

@@ -1,12 +1,15 @@
 //! One step, from the request to its exit code.
 
+use std::fs::File;
+
 use crate::advice::refuse;
 use crate::cancel::Cancel;
 use crate::compile;
 use crate::error::SandboxError;
 use crate::plan::{Failure, Place, Plan};
 use crate::request::{Exit, RunRequest, Stream};
-use crate::supervise::{Outcome, carry_out};
+use crate::standin::StandIns;
+use crate::supervise::{Outcome, Output, carry_out};
 use crate::sys;
 
 /// Runs one step to its end and gives its exit code or signal.
@@ -25,13 +28,28 @@ pub fn run(
     }
     sys::hide_memory().map_err(|error| SandboxError::io("making Kiln's memory unreadable", error))?;
     let stdin = request.stdin.take();
-    let plan = compile::step(&mut request)?;
-    let outcome = carry_out(&plan, stdin, output, Some(cancel))?;
-    exit(&plan, &request, outcome)
+    let stand_ins = StandIns::make(&mut request)?;
+    let result = carry_out_step(&mut request, stdin, output, cancel);
+    // A tree that could not be restored is worse than whatever the step came to.
+    match stand_ins.map(StandIns::undo) {
+        Some(Err(error)) => Err(error),
+        _ => result,
+    }
 }
 
-fn exit(plan: &Plan, request: &RunRequest, outcome: Outcome) -> Result<Exit, SandboxError> {
-    match outcome {
+fn carry_out_step(
+    request: &mut RunRequest,
+    stdin: Option<File>,
+    output: Output<'_>,
+    cancel: &Cancel,
+) -> Result<Exit, SandboxError> {
+    let plan = compile::step(request)?;
+    let outcome = carry_out(&plan, stdin, output, Some(cancel))?;
+    exit(&plan, request, &outcome)
+}
+
+fn exit(plan: &Plan, request: &RunRequest, outcome: &Outcome) -> Result<Exit, SandboxError> {
+    match *outcome {
         Outcome::Ended(exit) => Ok(exit),
         Outcome::Cancelled => Err(SandboxError::Cancelled),
         Outcome::Died(status) => Err(SandboxError::Supervisor(match status {

@@ -85,7 +85,7 @@ pub(crate) fn carry_out(
         cancel,
         stopping: None,
     };
-    watch.to_the_end()
+    watch.follow()
 }
 
 /// The init process, which is killed and reaped in whatever way its step is left.
@@ -172,7 +172,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn to_the_end(&mut self) -> Result<Outcome, SandboxError> {
+    fn follow(&mut self) -> Result<Outcome, SandboxError> {
         let mut buffer = vec![0; 64 * 1024];
         let result = loop {
             let (status, readable) = self.wait_for_news()?;

@@ -49,6 +49,11 @@ fn everything(root: &Path) {
     set_time(&path("a/plain"), 1_700_000_000, 123_456_789);
     set_time(&path("long link"), 5, 0);
     set_time(&path("a/b"), 1_600_000_000, 1);
+    for directory in ["a", "a/b/c"] {
+        set_time(&path(directory), 1_500_000_000, 0);
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o711)).unwrap();
+    set_time(root, 1_400_000_000, 0);
 }
 
 #[test]
