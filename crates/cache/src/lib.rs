@@ -3,8 +3,12 @@
 //! Start with [`Images`], which finds the images that a build stands on, and [`ResolvedImage`], what it gives.
 
 mod images;
+mod record;
+mod steps;
 
 pub use images::{
     DownloadError, Downloaded, ImageError, ImageEvent, ImageName, ImageNameError, ImageOptions, Images,
     LayerSource, Origin, ResolvedImage, download,
 };
+pub use record::{BadRecord, Input, Inputs, STEP_CONFIG, StepRecord};
+pub use steps::{StepCache, StepPlace};
