@@ -81,11 +81,11 @@ impl Family {
             return sys::signal_everybody(signal);
         }
         let _ = rustix::process::kill_process_group(main, signal);
-        let _ = self.signal_found(main, signal);
+        let _ = self.signal_found(signal);
     }
 
-    /// Ends whoever is left when `main` has been reaped, and waits until they are gone.
-    pub(crate) fn end(&self, main: Pid) {
+    /// Ends whoever is left when the program has been reaped, and waits until they are gone.
+    pub(crate) fn end(&self) {
         let mut rounds = ROUNDS;
         loop {
             while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
@@ -94,7 +94,7 @@ impl Family {
                     sys::signal_everybody(Signal::KILL);
                     Ok(0)
                 }
-                _ => self.signal_found(main, Signal::KILL),
+                _ => self.signal_found(Signal::KILL),
             };
             match (found, self.found) {
                 // Without /proc, who is left can't be found, let alone waited for.
@@ -118,18 +118,16 @@ impl Family {
 
     /// Signals those who are found by a walk through /proc, and gives their number. Children of theirs get their turn
     /// when they are orphans.
-    fn signal_found(&self, main: Pid, signal: Signal) -> Result<usize, Errno> {
+    fn signal_found(&self, signal: Signal) -> Result<usize, Errno> {
         let proc = self.proc.as_ref().ok_or(Errno::NOENT)?;
         let me = rustix::process::getpid().as_raw_nonzero().get();
-        let main = main.as_raw_nonzero().get();
         let mut count = 0;
         each_process(proc.as_fd(), |pid| {
             let belongs = |stat: &Stat| match self.found {
                 _ if stat.parent == me => true,
                 Found::Strays { kiln, session, since } => {
                     let orphan = stat.parent == 1 || stat.parent == kiln;
-                    let ours =
-                        stat.session == main || (orphan && stat.session != session && stat.session != me);
+                    let ours = stat.session == me || (orphan && stat.session != session);
                     ours && !stat.ended && !stat.supervisor && stat.started >= since
                 }
                 _ => false,

@@ -182,7 +182,7 @@ impl Child {
     fn attend(&self, main: Option<Pid>) -> Exit {
         let Some(main) = main else { return Exit::Code(0) };
         let exit = self.wait_for(main);
-        self.family.end(main);
+        self.family.end();
         exit
     }
 

@@ -37,7 +37,9 @@ pub(crate) fn become_it(plan: &Plan, program: &Program, groups: &[Gid]) -> Failu
 }
 
 fn prepare(plan: &Plan, program: &Program, groups: &[Gid]) -> Result<(), Failure> {
-    sys::become_session().map_err(Place::Session.failed())?;
+    // A group, not a session: a group whose leader's parent is in another session counts as orphaned, and gVisor ends
+    // such a group with SIGHUP when one of its members is stopped.
+    rustix::process::setpgid(None, None).map_err(Place::Session.failed())?;
     if let RootPlan::Chroot(path) = &plan.root {
         rustix::process::chroot(path.as_c_str()).map_err(Place::Chroot.failed())?;
         rustix::process::chdir(c"/").map_err(Place::Chroot.failed())?;
