@@ -368,7 +368,7 @@ impl<R: Read> Extraction<'_, '_, R> {
             Err(Errno::EXIST) => {
                 let there = disk::look(self.handle(), name).doing("look at", path.to_string())?;
                 if there.is_some_and(|meta| meta.is_dir()) {
-                    return Ok(());
+                    return disk::clear_xattrs(self.handle(), name, &[]).doing("update", path.to_string());
                 }
                 self.replaced(path, name, |directory, name| rustix::fs::mkdirat(directory, name, mode))
             }

@@ -11,8 +11,8 @@ use super::Delta;
 use super::copy::copy_content;
 use super::dir_stack::{DIRECTORY, DirStack};
 use super::disk::{
-    is_opaque, is_whiteout, look, make_special, make_whiteout, open_dir, remove_all, set_meta, set_opaque,
-    timespec,
+    clear_xattrs, is_opaque, is_whiteout, look, make_special, make_whiteout, open_dir, remove_all, set_meta,
+    set_opaque, timespec,
 };
 use super::{failed, not_a_directory, not_there};
 use crate::{Kind, Meta, RootfsError, TreePath, View};
@@ -117,7 +117,10 @@ impl<'a> DeltaBuilder<'a> {
                 .map_err(|error| failed("set the metadata of", b"", error));
         }
         self.make_dir(path)?;
-        self.at(path, "set the metadata of", |stack, name| set_meta(stack.handle()?, name, meta, xattrs))
+        self.at(path, "set the metadata of", |stack, name| {
+            clear_xattrs(stack.handle()?, name, xattrs)?;
+            set_meta(stack.handle()?, name, meta, xattrs)
+        })
     }
 
     /// Puts a fifo, device or socket at `path`.

@@ -170,6 +170,21 @@ pub(crate) fn set_xattrs(dir: impl AsFd, name: &[u8], xattrs: &[(Vec<u8>, Vec<u8
     Ok(())
 }
 
+/// Removes the xattrs of `name` in `dir` that belong to an image and are not in `wanted`.
+pub(crate) fn clear_xattrs(dir: impl AsFd, name: &[u8], wanted: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
+    let dir = dir.as_fd();
+    for (key, _) in xattrs(dir, name)? {
+        if !wanted.iter().any(|(other, _)| *other == key) {
+            match rustix::fs::lremovexattr(proc_path(dir, name).as_slice(), key.as_slice()) {
+                // Gone, or not ours to remove.
+                Ok(()) | Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether the directory `name` in `dir` hides what lies below it.
 pub(crate) fn is_opaque(dir: impl AsFd, name: &[u8]) -> io::Result<bool> {
     let path = proc_path(dir.as_fd(), name);

@@ -12,8 +12,8 @@ use super::builder::open_parent;
 use super::copy::copy_content;
 use super::dir_stack::DirStack;
 use super::disk::{
-    is_opaque, is_whiteout, look, make_special, make_whiteout, meta_of, names, open_dir, open_file,
-    read_link, remove_all, set_meta, set_opaque, timespec, xattrs,
+    clear_xattrs, is_opaque, is_whiteout, look, make_special, make_whiteout, meta_of, names, open_dir,
+    open_file, read_link, remove_all, set_meta, set_opaque, timespec, xattrs,
 };
 use crate::{IgnorePaths, Kind, Meta, TreePath};
 
@@ -115,7 +115,7 @@ impl Work<'_, '_> {
     fn own_meta(&mut self, name: &[u8]) -> io::Result<()> {
         let meta = meta_of(&rustix::fs::fstat(self.source.handle()?)?);
         let xattrs = xattrs(self.source.handle()?, name)?;
-        clear_xattrs(self.target.handle()?, &xattrs)?;
+        clear_xattrs(self.target.handle()?, b"", &xattrs)?;
         set_meta(self.target.handle()?, b"", &meta, &xattrs)?;
         self.target.set_mtime(timespec(meta.mtime));
         Ok(())
@@ -230,14 +230,4 @@ pub(crate) fn copy_entry(source: impl AsFd, target: impl AsFd, name: &[u8], meta
         _ => make_special(&target, name, meta)?,
     }
     set_meta(&target, name, meta, &xattrs(&source, name)?)
-}
-
-/// Removes xattrs of the directory `dir` that `wanted` doesn't hold.
-fn clear_xattrs(dir: impl AsFd, wanted: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
-    for (name, _) in xattrs(&dir, b"")? {
-        if !wanted.iter().any(|(other, _)| *other == name) {
-            rustix::fs::fremovexattr(&dir, name.as_slice())?;
-        }
-    }
-    Ok(())
 }

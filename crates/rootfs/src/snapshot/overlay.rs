@@ -17,7 +17,7 @@ use super::unpack::Upper;
 use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, clock, unpack};
 use crate::delta::changes::UpperChanges;
 use crate::delta::dir_stack::DIRECTORY;
-use crate::delta::disk::{meta_of, remove_all, set_meta, xattrs};
+use crate::delta::disk::{meta_of, names, remove_all, set_meta, xattrs};
 use crate::delta::failed;
 use crate::delta::merge::{From, Merge, Onto};
 use crate::{ChangeSource, Delta, Kind, Meta, OverlayView, RootfsError, Timestamp, TreePath, View, Xattrs};
@@ -251,6 +251,20 @@ impl OverlaySnapshotter {
         Ok(())
     }
 
+    /// Whether the upper directory `upper` holds nothing and its root looks as that of the stack below.
+    fn adds_nothing(&self, stage: usize, upper: &Path) -> Result<bool, RootfsError> {
+        let look = || {
+            let dir = openat(CWD, upper, DIRECTORY, Mode::empty())?;
+            let meta = meta_of(&rustix::fs::fstat(&dir)?);
+            let attributes = xattrs(&dir, b"")?;
+            Ok((names(dir)?, meta, attributes))
+        };
+        let (names, meta, attributes) = look().map_err(|error| failed("look at", bytes(upper), error))?;
+        let (below, attributes_below) = self.root_of(&self.stage(stage)?.layers)?;
+        let alike = super::is_alike(&meta, &below) && meta.mtime == below.mtime;
+        Ok(names.is_empty() && alike && attributes == attributes_below)
+    }
+
     /// The time as a file made now in the scratch directory gets it.
     fn now(&self) -> Result<Timestamp, RootfsError> {
         let now = || clock::now(openat(CWD, &self.scratch, DIRECTORY, Mode::empty())?, &self.scratch);
@@ -332,9 +346,13 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn commit(&mut self, stage: usize) -> Result<(), RootfsError> {
         let step = self.stage_mut(stage)?.step.take().ok_or_else(super::no_step_is_open)?;
-        let work = self.work_path(step.number);
+        let (work, upper) = (self.work_path(step.number), self.upper_path(step.number));
         remove_all(CWD, bytes(&work)).map_err(|error| failed("remove", bytes(&work), error))?;
-        self.push(stage, &self.upper_path(step.number))
+        // Stacks have a limit: a step that wrote nothing adds nothing.
+        if self.adds_nothing(stage, &upper)? {
+            return remove_all(CWD, bytes(&upper)).map_err(|error| failed("remove", bytes(&upper), error));
+        }
+        self.push(stage, &upper)
     }
 
     fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError> {

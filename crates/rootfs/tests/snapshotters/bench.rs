@@ -29,7 +29,6 @@ pub(crate) const RUNGS: [Rung; 4] = [Rung::Overlay, Rung::Directory, Rung::Renum
 pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) snapshotter: Box<dyn Snapshotter>,
-    pub(crate) rung: Rung,
 }
 
 /// A layer as it would be pushed.
@@ -118,7 +117,7 @@ impl Bench {
                 Box::new(HostSnapshotter::new(root, scratch, options))
             }
         };
-        Self { dir, snapshotter, rung }
+        Self { dir, snapshotter }
     }
 
     pub(crate) fn base(&mut self, stage: usize, layers: &[Layer]) {

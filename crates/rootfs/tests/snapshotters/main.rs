@@ -3,9 +3,7 @@
 
 mod bench;
 mod cases;
-mod delta;
 mod model;
 mod racy;
 mod random;
-mod speed;
 mod stages;
