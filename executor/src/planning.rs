@@ -35,7 +35,9 @@ pub(crate) async fn make(
             Err(errors) => return Err(session.wrong(errors)),
         }
     }
-    Err(BuildError::other("the plan is not finished after a hundred rounds of questions: this is a mistake in Kiln"))
+    Err(BuildError::other(
+        "the plan is not finished after a hundred rounds of questions: this is a mistake in Kiln",
+    ))
 }
 
 async fn answer(
@@ -78,7 +80,8 @@ async fn resolve(
     question: BaseQuestion,
 ) -> Result<(BaseQuestion, ResolvedImage), BuildError> {
     let text = question.image.to_string();
-    let name: CacheName = text.parse().map_err(|error| session.at(question.span, format!("{error}"), None))?;
+    let name: CacheName =
+        text.parse().map_err(|error| session.at(question.span, format!("{error}"), None))?;
     match session.images.resolve(&name, &question.platform).await {
         Ok(image) => Ok((question, image)),
         Err(cause) => {

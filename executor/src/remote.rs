@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use kiln_oci::{Digest, Hasher};
 use kiln_plan::ContentQuestion;
+use kiln_registry::BlobSink;
 
 use crate::copy::Downloaded;
 use crate::error::BuildError;
 use crate::session::Session;
 
 /// The digest of what a URL gives, for a key.
-pub(crate) async fn digest(session: &Arc<Session>, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
+pub(crate) async fn digest(
+    session: &Arc<Session>,
+    question: &ContentQuestion,
+) -> Result<[u8; 32], BuildError> {
     let Some(url) = question.words.first() else { return Ok([0; 32]) };
     let (_, digest) = download(session, url, None).await?;
     let mut bytes = [0; 32];
@@ -28,19 +32,31 @@ pub(crate) async fn download(
     let name = file_name(url);
     let path = session.directory("downloads")?.join(Digest::of(url.as_bytes()).hex());
     let fail = |why: String| BuildError::other(format!("could not download {url}: {why}"));
-    let fetched = session.request.fetcher.fetch(url).await.map_err(fail)?;
-    let mut hasher = Hasher::sha256();
-    hasher.update(&fetched.bytes);
-    let digest = hasher.finish();
+    let file =
+        std::fs::File::create(&path).map_err(|source| BuildError::Write { path: path.clone(), source })?;
+    let mut sink = Saved { file, hasher: Hasher::sha256() };
+    let modified = session.registry.fetch_url(url, &mut sink).await.map_err(fail)?;
+    let digest = sink.hasher.finish();
     if let Some(expected) = checksum
         && *expected != digest.to_string()
     {
         return Err(fail(format!("its digest is {digest}, but --checksum says {expected}")));
     }
-    let write = || -> std::io::Result<()> { std::fs::File::create(&path)?.write_all(&fetched.bytes) };
-    write().map_err(|source| BuildError::Write { path: path.clone(), source })?;
-    let modified = fetched.modified.unwrap_or(session.request.now);
+    let modified = modified.unwrap_or(session.request.now);
     Ok((Downloaded { path, name, modified }, digest))
+}
+
+/// Writes and hashes what comes.
+struct Saved {
+    file: std::fs::File,
+    hasher: Hasher,
+}
+
+impl BlobSink for Saved {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
 }
 
 /// The last component of the URL's path.

@@ -109,6 +109,11 @@ impl Session {
         if self.cancel.is_cancelled() { Err(BuildError::Cancelled) } else { Ok(()) }
     }
 
+    /// Stops what still runs: the build has failed.
+    pub(crate) fn cancel_rest(&self) {
+        self.cancel.cancel();
+    }
+
     /// The context or a named context, as COPY sees it.
     pub(crate) fn context_tree(&self, of: &ContentOf) -> Result<ContextTree, BuildError> {
         match of {

@@ -44,8 +44,10 @@ impl StageWork {
         stage.name.clone().unwrap_or_else(|| stage.number.to_string())
     }
 
-    fn trees(&self) -> Result<&Trees, BuildError> {
-        self.trees.as_deref().ok_or_else(|| BuildError::other("a tree is needed where none was planned: this is a mistake in Kiln"))
+    pub(crate) fn trees_in_use(&self) -> Result<&Trees, BuildError> {
+        self.trees.as_deref().ok_or_else(|| {
+            BuildError::other("a tree is needed where none was planned: this is a mistake in Kiln")
+        })
     }
 
     /// Builds the stage and gives its layers, base first.
@@ -58,14 +60,18 @@ impl StageWork {
         }
         let single = session.request.layers.single && self.plan.targets.contains(&self.place);
         if single && stage.needs_tree && !stage.steps.is_empty() {
-            self.trees()?.lock().begin(self.place).map_err(BuildError::other)?;
+            self.trees_in_use()?.lock().begin(self.place).map_err(BuildError::other)?;
         }
         let mut deltas = Bare::default();
         for (number, step) in stage.steps.iter().enumerate() {
             session.check_cancelled()?;
             let made = match &step.verdict {
                 Verdict::Skip => continue,
-                Verdict::Reuse(hit) => Some(self.reuse(step, hit, number)?),
+                Verdict::Reuse(hit) => {
+                    // What lies below the next copy are layers from now on.
+                    deltas = Bare::default();
+                    Some(self.reuse(step, hit, number)?)
+                }
                 Verdict::Run { .. } => {
                     self.news(step, number, StepNews::Runs);
                     let began = Instant::now();
@@ -82,7 +88,7 @@ impl StageWork {
         }
         if stage.needs_tree {
             let keep = self.wanted_later();
-            self.trees()?.lock().leave(self.place, &keep).map_err(BuildError::other)?;
+            self.trees_in_use()?.lock().leave(self.place, &keep).map_err(BuildError::other)?;
         }
         Ok(layers)
     }
@@ -115,19 +121,22 @@ impl StageWork {
         let image = self.base_image();
         image.map_or_else(Vec::new, |image| {
             let layers = image.layers.iter();
-            layers.map(|layer| Layer { descriptor: layer.descriptor().clone(), diff_id: *layer.diff_id() }).collect()
+            layers
+                .map(|layer| Layer { descriptor: layer.descriptor().clone(), diff_id: *layer.diff_id() })
+                .collect()
         })
     }
 
     /// Makes the stage's tree as its base leaves it.
     fn plant(&self) -> Result<(), BuildError> {
-        let mut snapshotter = self.trees()?.lock();
+        let mut snapshotter = self.trees_in_use()?.lock();
         match self.stage().base {
             Base::Stage(base) => snapshotter.fork(self.place, base),
             Base::Scratch => snapshotter.base(self.place, &[]),
             Base::Image(_) => {
-                let layers: Vec<BaseLayer> =
-                    self.base_image().map_or_else(Vec::new, |image| image.layers.iter().map(base_layer).collect());
+                let layers: Vec<BaseLayer> = self
+                    .base_image()
+                    .map_or_else(Vec::new, |image| image.layers.iter().map(base_layer).collect());
                 snapshotter.base(self.place, &layers)
             }
         }
@@ -140,7 +149,7 @@ impl StageWork {
         session.remember(&hit.digest, LayerOrigin::Cached(hit.clone()));
         if self.stage().needs_tree {
             let layer = cached_layer(session, hit)?;
-            self.trees()?.lock().apply_layer(self.place, &layer).map_err(BuildError::other)?;
+            self.trees_in_use()?.lock().apply_layer(self.place, &layer).map_err(BuildError::other)?;
         }
         let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
         Ok(Layer { descriptor, diff_id: hit.diff_id })
@@ -155,9 +164,8 @@ impl StageWork {
         single: bool,
     ) -> Result<Option<Layer>, BuildError> {
         let result = match &step.op {
-            Op::Run(run) => crate::run_step::run(self, step, run).and_then(|()| {
-                if single { Ok(None) } else { self.commit_open_step().map(Some) }
-            }),
+            Op::Run(run) => crate::run_step::run(self, step, run)
+                .and_then(|()| if single { Ok(None) } else { self.commit_open_step().map(Some) }),
             Op::Copy(_) | Op::MakeDirectory(_) => self.place_files(step, layers, bare, single),
         };
         let made = result.map_err(|error| self.blame(step.span, error))?;
@@ -169,7 +177,7 @@ impl StageWork {
 
     /// Writes what the open step changed as a layer, and closes the step.
     fn commit_open_step(&self) -> Result<Layer, BuildError> {
-        let trees = self.trees()?;
+        let trees = self.trees_in_use()?;
         let mut changes = trees.lock().changes(self.place).map_err(BuildError::other)?;
         let layer = self.write(changes.as_mut())?;
         drop(changes);
@@ -207,7 +215,7 @@ impl StageWork {
             _ => None,
         };
         let below: Arc<dyn View> = if self.stage().needs_tree {
-            self.trees()?.lock().view(self.place).map_err(BuildError::other)?
+            self.trees_in_use()?.lock().view(self.place).map_err(BuildError::other)?
         } else {
             bare.view(self, step, sources.as_ref(), layers)?
         };
@@ -218,7 +226,11 @@ impl StageWork {
             (Op::MakeDirectory(directory), _) => {
                 copy::make_directory(directory, below.as_ref(), &into).map(|delta| (delta, false))
             }
-            _ => return Err(BuildError::other("a step without files was to place some: this is a mistake in Kiln")),
+            _ => {
+                return Err(BuildError::other(
+                    "a step without files was to place some: this is a mistake in Kiln",
+                ));
+            }
         }
         .map_err(BuildError::other)?;
         let made = if single && self.stage().needs_tree {
@@ -229,7 +241,7 @@ impl StageWork {
             Some(self.write(changes.as_mut())?)
         };
         if self.stage().needs_tree {
-            self.trees()?.lock().apply(self.place, delta).map_err(BuildError::other)?;
+            self.trees_in_use()?.lock().apply(self.place, delta).map_err(BuildError::other)?;
         } else {
             bare.deltas.insert(0, into);
         }
@@ -258,17 +270,21 @@ impl StageWork {
         match source {
             TreeSource::Context => self.session.context_tree(&kiln_plan::ContentOf::Context),
             TreeSource::Named(name) => self.session.named_tree(name),
-            TreeSource::Empty => Ok(ContextTree { view: Arc::new(EmptyView), place: "an empty tree".to_owned() }),
+            TreeSource::Empty => {
+                Ok(ContextTree { view: Arc::new(EmptyView), place: "an empty tree".to_owned() })
+            }
             TreeSource::Stage(place) => {
-                let view = self.trees()?.lock().view(*place).map_err(BuildError::other)?;
+                let view = self.trees_in_use()?.lock().view(*place).map_err(BuildError::other)?;
                 let stage = &self.plan.stages[*place];
                 let name = stage.name.clone().unwrap_or_else(|| stage.number.to_string());
                 Ok(ContextTree { view, place: format!("the stage {name}") })
             }
             TreeSource::Image(image) => {
                 let key = (image.clone(), self.stage().platform.to_string());
-                let found = self.images.get(&key).ok_or_else(|| BuildError::other(format!("{image} was not looked up: this is a mistake in Kiln")))?;
-                let view = self.trees()?.image(&found.manifest.digest().to_string(), &found.layers)?;
+                let found = self.images.get(&key).ok_or_else(|| {
+                    BuildError::other(format!("{image} was not looked up: this is a mistake in Kiln"))
+                })?;
+                let view = self.trees_in_use()?.image(&found.manifest.digest().to_string(), &found.layers)?;
                 Ok(ContextTree { view, place: format!("the image {image}") })
             }
         }
@@ -384,7 +400,8 @@ impl Bare {
                 Ok(BaseLayer::Blob {
                     diff_id: layer.diff_id,
                     open: Arc::new(move || Ok(Box::new(blob.reader()))),
-                    compression: Compression::of_layer(&layer.descriptor.media_type).unwrap_or(Compression::Gzip),
+                    compression: Compression::of_layer(&layer.descriptor.media_type)
+                        .unwrap_or(Compression::Gzip),
                 })
             }
         }

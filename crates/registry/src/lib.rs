@@ -15,6 +15,7 @@ mod challenge;
 mod credentials;
 mod error;
 mod event;
+mod fetch;
 mod manifest;
 mod options;
 mod pull;

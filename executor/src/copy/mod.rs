@@ -20,6 +20,8 @@ use kiln_rootfs::{
 use mode::Mode;
 use place::Placing;
 
+pub(crate) use owner::text;
+
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {

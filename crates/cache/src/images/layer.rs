@@ -109,6 +109,11 @@ impl LayerSource {
         }
     }
 
+    /// The repository that has it, for mounts across repositories.
+    pub fn repository(&self) -> Option<&Repository> {
+        self.inner.repository.as_ref()
+    }
+
     /// Whether the bytes are on this machine, as far as names and lengths tell: opening downloads nothing then.
     pub fn is_here(&self) -> bool {
         let (inner, images) = (&self.inner, &self.inner.images);
