@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::snapshot::NEVER;
 use crate::{ChangeSource, IgnorePaths, RootfsError, TreePath, View};
 
 pub use builder::DeltaBuilder;
@@ -42,7 +43,7 @@ impl Delta {
     /// are left out, and so is the removal of what isn't there. The result stays valid when the directory is moved, and
     /// reads the files of the delta while it is consumed.
     pub fn changes(&self, below: Arc<dyn View>) -> Result<Box<dyn ChangeSource>, RootfsError> {
-        Ok(Box::new(UpperChanges::new(&self.path, below, IgnorePaths::default())?))
+        Ok(Box::new(UpperChanges::new(&self.path, below, IgnorePaths::default(), NEVER)?))
     }
 }
 

@@ -18,7 +18,7 @@ use super::dir_stack::{DIRECTORY, DirStack};
 use super::disk::{is_opaque, is_visible, is_whiteout, look, meta_of, names, open_file, read_link, xattrs};
 use super::failed;
 use crate::snapshot::{is_alike, is_set_mtime};
-use crate::{Change, ChangeSource, IgnorePaths, Kind, Meta, RootfsError, TreePath, View, What};
+use crate::{Change, ChangeSource, IgnorePaths, Kind, Meta, RootfsError, Timestamp, TreePath, View, What};
 
 /// What is known of a directory on the way.
 #[derive(Clone, Copy)]
@@ -42,6 +42,8 @@ pub(crate) struct UpperChanges {
     root: OwnedFd,
     below: Arc<dyn View>,
     ignore: IgnorePaths,
+    /// When the step began; see [`is_set_mtime`].
+    began: Timestamp,
     walk: DirStack<Note>,
     levels: Vec<Level>,
     ready: VecDeque<Change>,
@@ -51,22 +53,32 @@ pub(crate) struct UpperChanges {
 }
 
 impl UpperChanges {
-    /// Compares the upper directory at `path` with `below`.
-    pub(crate) fn new(path: &Path, below: Arc<dyn View>, ignore: IgnorePaths) -> Result<Self, RootfsError> {
+    /// Compares the upper directory at `path`, of a step that began at `began`, with `below`.
+    pub(crate) fn new(
+        path: &Path,
+        below: Arc<dyn View>,
+        ignore: IgnorePaths,
+        began: Timestamp,
+    ) -> Result<Self, RootfsError> {
         let open = || openat(CWD, path, DIRECTORY, Mode::empty());
         let root =
             open().map_err(|error| failed("open", path.as_os_str().as_encoded_bytes(), error.into()))?;
-        Self::begin(root, below, ignore)
+        Self::begin(root, below, ignore, began)
     }
 
-    fn begin(root: OwnedFd, below: Arc<dyn View>, ignore: IgnorePaths) -> Result<Self, RootfsError> {
+    fn begin(
+        root: OwnedFd,
+        below: Arc<dyn View>,
+        ignore: IgnorePaths,
+        began: Timestamp,
+    ) -> Result<Self, RootfsError> {
         let fail = |error| failed("open", b"", error);
         let again = || super::disk::open_dir(&root, b".").map_err(fail);
         let note = Note { below: true, hides: is_opaque(&root, b"").map_err(fail)? };
         let walk = DirStack::new(again()?, note).map_err(fail)?;
         let reader = DirStack::new(again()?, ()).map_err(fail)?;
         let (levels, ready) = (Vec::new(), VecDeque::new());
-        let mut changes = Self { root, below, ignore, walk, levels, ready, linked: None, reader };
+        let mut changes = Self { root, below, ignore, began, walk, levels, ready, linked: None, reader };
         changes.start()?;
         Ok(changes)
     }
@@ -171,7 +183,7 @@ impl UpperChanges {
     /// Whether a reader of the tree can see a difference between an entry here and the one below.
     fn differs(&mut self, path: &TreePath, here: &Meta, below: &Meta) -> Result<bool, RootfsError> {
         let times = match here.kind {
-            Kind::Directory => is_set_mtime(below, here),
+            Kind::Directory => is_set_mtime(below, here, self.began),
             _ => here.mtime != below.mtime,
         };
         if times || !is_alike(below, here) || here.link != below.link {
@@ -194,7 +206,7 @@ impl UpperChanges {
         if self.linked.is_none() {
             let again =
                 super::disk::open_dir(&self.root, b".").map_err(|error| failed("open", b"", error))?;
-            let mut all = Self::begin(again, Arc::clone(&self.below), self.ignore.clone())?;
+            let mut all = Self::begin(again, Arc::clone(&self.below), self.ignore.clone(), self.began)?;
             all.linked = Some(HashSet::new());
             let mut linked = HashSet::new();
             while let Some(change) = all.next()? {

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, fstat, openat};
 
+use crate::Timestamp;
+
 /// The longest tick of a file system that is in use: FAT counts in steps of two seconds.
 const LONGEST: Duration = Duration::from_millis(2_200);
 const NAP: Duration = Duration::from_millis(1);
@@ -21,7 +23,7 @@ const NAP: Duration = Duration::from_millis(1);
 /// files in where the file system has no nameless ones. Gives the time that it is then: no change gets an earlier ctime,
 /// so a record with an earlier one can be trusted. Gives up after the longest tick that any file system has; what has a
 /// later ctime must then be told by its content.
-pub(crate) fn wait_past(latest: (i64, u32), tree: impl AsFd, scratch: &Path) -> io::Result<(i64, u32)> {
+pub(crate) fn wait_past(latest: Timestamp, tree: impl AsFd, scratch: &Path) -> io::Result<Timestamp> {
     let mut waited = Duration::ZERO;
     loop {
         let now = now(tree.as_fd(), scratch)?;
@@ -34,7 +36,7 @@ pub(crate) fn wait_past(latest: (i64, u32), tree: impl AsFd, scratch: &Path) -> 
 }
 
 /// The ctime that a change gets now.
-fn now(tree: impl AsFd, scratch: &Path) -> io::Result<(i64, u32)> {
+pub(crate) fn now(tree: impl AsFd, scratch: &Path) -> io::Result<Timestamp> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let probe: File = match openat(&tree, ".", flags, Mode::RUSR | Mode::WUSR) {
         Ok(probe) => probe.into(),
@@ -44,9 +46,9 @@ fn now(tree: impl AsFd, scratch: &Path) -> io::Result<(i64, u32)> {
     if stat.st_dev != here.st_dev {
         // The scratch directory lies elsewhere. Both clocks are the kernel's, and this is the one that files get.
         let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-        return Ok((time.tv_sec, u32::try_from(time.tv_nsec).unwrap_or(0)));
+        return Ok(Timestamp { secs: time.tv_sec, nanos: u32::try_from(time.tv_nsec).unwrap_or(0) });
     }
-    Ok((stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)))
+    Ok(Timestamp { secs: stat.st_ctime, nanos: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -71,6 +73,7 @@ mod tests {
     #[test]
     fn a_time_in_the_far_future_is_not_waited_for() {
         let (dir, handle) = tree();
-        assert!(wait_past((i64::MAX, 0), &handle, dir.path()).unwrap() < (i64::MAX, 0));
+        let future = Timestamp { secs: i64::MAX, nanos: 0 };
+        assert!(wait_past(future, &handle, dir.path()).unwrap() < future);
     }
 }

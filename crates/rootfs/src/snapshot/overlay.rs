@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::unpack::Upper;
-use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, unpack};
+use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, clock, unpack};
 use crate::delta::changes::UpperChanges;
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::disk::{meta_of, remove_all, set_meta, xattrs};
@@ -34,8 +34,14 @@ struct Layer {
 struct Stage {
     /// Base first.
     layers: Vec<Layer>,
-    /// The number of the open step.
-    step: Option<usize>,
+    /// The open step.
+    step: Option<Step>,
+}
+
+#[derive(Clone, Copy)]
+struct Step {
+    number: usize,
+    began: Timestamp,
 }
 
 /// Keeps each layer in a directory of its own and describes their stack for an overlay mount.
@@ -245,6 +251,12 @@ impl OverlaySnapshotter {
         Ok(())
     }
 
+    /// The time as a file made now in the scratch directory gets it.
+    fn now(&self) -> Result<Timestamp, RootfsError> {
+        let now = || clock::now(openat(CWD, &self.scratch, DIRECTORY, Mode::empty())?, &self.scratch);
+        now().map_err(|error| failed("ask for the time of", bytes(&self.scratch), error))
+    }
+
     /// Lays the delta or layer `from` over the upper directory `to`.
     fn merge(&self, from: &Path, to: &Path, root: bool) -> Result<(), RootfsError> {
         let fail = |error| failed("merge the layer", bytes(from), error);
@@ -277,7 +289,7 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError> {
         let stage = self.stage(stage)?;
-        let mut stack: Vec<PathBuf> = stage.step.iter().map(|step| self.upper_path(*step)).collect();
+        let mut stack: Vec<PathBuf> = stage.step.iter().map(|step| self.upper_path(step.number)).collect();
         stack.extend(self.lowers(&stage.layers));
         Ok(Arc::new(OverlayView::new(&stack)?))
     }
@@ -286,12 +298,15 @@ impl Snapshotter for OverlaySnapshotter {
         let here = self.stage(stage)?;
         let lowers = self.lowers(&here.layers);
         let number = if let Some(step) = here.step {
-            step
+            step.number
         } else {
-            let (meta, xattrs) = self.root_of(&here.layers)?;
+            // The stack is capped: its topmost directory says what the root looks like, to the mtime.
+            let top = here.layers.last().copied().ok_or_else(|| super::no_such_stage(stage))?;
+            let (meta, xattrs) = self.root_of_layer(top)?;
             let number = self.number();
             self.make_root(&self.upper_path(number), &meta, &xattrs)?;
-            self.stage_mut(stage)?.step = Some(number);
+            let began = self.now()?;
+            self.stage_mut(stage)?.step = Some(Step { number, began });
             number
         };
         let (upper, work) = (self.upper_path(number), self.work_path(number));
@@ -307,20 +322,25 @@ impl Snapshotter for OverlaySnapshotter {
         let here = self.stage(stage)?;
         let step = here.step.ok_or_else(super::no_step_is_open)?;
         let below = self.view_below(here)?;
-        Ok(Box::new(UpperChanges::new(&self.upper_path(step), below, self.options.ignore.clone())?))
+        Ok(Box::new(UpperChanges::new(
+            &self.upper_path(step.number),
+            below,
+            self.options.ignore.clone(),
+            step.began,
+        )?))
     }
 
     fn commit(&mut self, stage: usize) -> Result<(), RootfsError> {
         let step = self.stage_mut(stage)?.step.take().ok_or_else(super::no_step_is_open)?;
-        let work = self.work_path(step);
+        let work = self.work_path(step.number);
         remove_all(CWD, bytes(&work)).map_err(|error| failed("remove", bytes(&work), error))?;
-        self.push(stage, &self.upper_path(step))
+        self.push(stage, &self.upper_path(step.number))
     }
 
     fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
         self.make_dirs()?;
         let Some(step) = self.stage(stage)?.step else { return self.push(stage, delta.path()) };
-        self.merge(delta.path(), &self.upper_path(step), true)?;
+        self.merge(delta.path(), &self.upper_path(step.number), true)?;
         remove_all(CWD, bytes(delta.path())).map_err(|error| failed("remove", bytes(delta.path()), error))
     }
 
@@ -331,7 +351,7 @@ impl Snapshotter for OverlaySnapshotter {
             stack.push(layer);
             self.mend(&stack)?;
             if let Some(step) = step {
-                self.merge(&self.layer_path(layer.number), &self.upper_path(step), layer.root)?;
+                self.merge(&self.layer_path(layer.number), &self.upper_path(step.number), layer.root)?;
             } else {
                 self.stage_mut(stage)?.layers = self.cap(stack)?;
             }

@@ -19,7 +19,13 @@ use super::record::{ContentHash, Record, RecordReader, RecordWriter};
 use super::spool::SortedHashes;
 use crate::delta::dir_stack::DirStack;
 use crate::delta::disk::{look, names, open_file, read_link, xattrs};
-use crate::{IgnorePaths, Kind, Meta, TreePath};
+use crate::{IgnorePaths, Kind, Meta, Timestamp, TreePath};
+
+/// Before any time that a file can have.
+pub(crate) const LONG_AGO: Timestamp = Timestamp { secs: i64::MIN, nanos: 0 };
+
+/// After any time that a file can have.
+pub(crate) const NEVER: Timestamp = Timestamp { secs: i64::MAX, nanos: 0 };
 
 /// How a tree is walked and compared.
 pub(crate) struct Rules<'a> {
@@ -27,9 +33,9 @@ pub(crate) struct Rules<'a> {
     pub(crate) ignore: &'a IgnorePaths,
     /// Whether inode numbers mean anything: under gVisor they change from mount to mount.
     pub(crate) inodes: bool,
-    /// Records of entries that changed at this time or later may be out of date although nothing shows it: the step began
-    /// within the same tick of the clock.
-    pub(crate) trusted_before: (i64, u32),
+    /// When the step began. Records of entries that changed at this time or later may be out of date although nothing
+    /// shows it, since the clock ticks.
+    pub(crate) began: Timestamp,
 }
 
 /// What a walk is compared with.
@@ -45,7 +51,7 @@ pub(crate) enum Before {
 /// What a walk found besides the records and the log.
 pub(crate) struct Scanned {
     /// The latest ctime seen. What changes from now on must get a later one, or it can't be told apart.
-    pub(crate) latest: (i64, u32),
+    pub(crate) latest: Timestamp,
     /// Inodes with several names of which at least one changed.
     pub(crate) linked: HashSet<(u64, u64)>,
 }
@@ -112,7 +118,7 @@ pub(crate) fn scan(
         path: Vec::new(),
         lengths: Vec::new(),
         by_inode: HashMap::new(),
-        found: Scanned { latest: (i64::MIN, 0), linked: HashSet::new() },
+        found: Scanned { latest: LONG_AGO, linked: HashSet::new() },
     };
     scan.walk()?;
     Ok((scan.out.finish()?, scan.found))
@@ -218,7 +224,7 @@ impl Scan<'_> {
     fn compare(&mut self, entry: Entry, old: Option<Record>) -> io::Result<()> {
         let Entry { name, meta } = entry;
         let depth = u32::try_from(self.levels.len()).map_err(io::Error::other)?;
-        self.found.latest = self.found.latest.max((meta.ctime.secs, meta.ctime.nanos));
+        self.found.latest = self.found.latest.max(meta.ctime);
         let (record, verdict) = match old {
             Some(old) if self.is_untouched(&old.meta, &meta) => (Record { meta, ..old }, Verdict::Same),
             Some(old) => self.look_closer(depth, name, meta, &old)?,
@@ -244,7 +250,7 @@ impl Scan<'_> {
     fn is_untouched(&self, old: &Meta, new: &Meta) -> bool {
         !self.copied
             && old.ctime == new.ctime
-            && (old.ctime.secs, old.ctime.nanos) < self.rules.trusted_before
+            && old.ctime < self.rules.began
             && (old.inode == new.inode || !self.rules.inodes)
             && old.nlink == new.nlink
             && old.mtime == new.mtime
@@ -260,7 +266,7 @@ impl Scan<'_> {
     ) -> io::Result<(Record, Verdict)> {
         let xattrs = self.xattr_hash(&name)?;
         let same_times = if meta.kind == Kind::Directory {
-            !is_set_mtime(&old.meta, &meta)
+            !is_set_mtime(&old.meta, &meta, self.rules.began)
         } else {
             old.meta.mtime == meta.mtime
         };
@@ -359,13 +365,13 @@ pub(crate) fn is_alike(a: &Meta, b: &Meta) -> bool {
     a.kind == b.kind && a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.rdev == b.rdev && sized
 }
 
-/// Whether somebody gave a directory another mtime on purpose.
+/// Whether somebody gave a directory another mtime on purpose, in a step that began at `began`.
 ///
-/// Whatever is made or removed in a directory moves its mtime and its ctime to the same instant. That alone is a trace
-/// of things that came and went (a temporary file, a mount point made for a step); if something stayed, it is in the
-/// layer and so is the directory above it. A time that was set by hand differs from the ctime.
-pub(crate) fn is_set_mtime(old: &Meta, new: &Meta) -> bool {
-    old.mtime != new.mtime && new.mtime != new.ctime
+/// Whatever is made or removed in a directory moves its mtime to that instant. That alone is a trace of things that came
+/// and went (a temporary file, a mount point made for a step); if something stayed, it is in the layer and so is the
+/// directory above it. A time from before the step or from the future was set by hand.
+pub(crate) fn is_set_mtime(old: &Meta, new: &Meta, began: Timestamp) -> bool {
+    old.mtime != new.mtime && (new.mtime < began || new.mtime > new.ctime)
 }
 
 fn look_at(stack: &DirStack<()>, name: &[u8]) -> io::Result<Option<Meta>> {

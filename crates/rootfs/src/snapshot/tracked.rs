@@ -10,13 +10,13 @@ use rustix::fs::{CWD, Mode, openat};
 use super::clock::wait_past;
 use super::log::{ChangeLog, LoggedChanges};
 use super::record::RecordReader;
-use super::scan::{Before, Rules, Scanned, scan};
+use super::scan::{Before, LONG_AGO, NEVER, Rules, Scanned, scan};
 use super::spool::{HashSpool, nameless_file};
 use super::{BaseLayer, SnapshotOptions, unpack};
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::failed;
 use crate::delta::merge::{From, Merge, Onto};
-use crate::{ChangeSource, Delta, DirectoryView, RootfsError, View};
+use crate::{ChangeSource, Delta, DirectoryView, RootfsError, Timestamp, View};
 
 /// A plain tree, the records of its last scan, and whether a step is open.
 pub(crate) struct Tracked {
@@ -28,8 +28,8 @@ pub(crate) struct Tracked {
     /// Something was laid over the tree since its records were made.
     stale: bool,
     /// When the open step began, if one is.
-    open: Option<(i64, u32)>,
-    latest: (i64, u32),
+    open: Option<Timestamp>,
+    latest: Timestamp,
     /// Records as the last look at the open step's changes found them.
     next: Option<(File, Scanned)>,
 }
@@ -44,7 +44,7 @@ impl Tracked {
     /// Takes `tree` as it is for a tree of which nothing is known. `scratch` must exist.
     pub(crate) fn new(tree: PathBuf, scratch: PathBuf, options: SnapshotOptions) -> Self {
         let known = Known::Hashes(Some(HashSpool::new(scratch.clone())));
-        Self { tree, scratch, options, known, stale: false, open: None, latest: (i64::MIN, 0), next: None }
+        Self { tree, scratch, options, known, stale: false, open: None, latest: LONG_AGO, next: None }
     }
 
     /// Takes `tree` for a copy of the tree that `records` describe.
@@ -209,7 +209,7 @@ impl Tracked {
             mode: self.options.mode,
             ignore: &self.options.ignore,
             inodes: self.options.stable_inodes,
-            trusted_before: self.open.unwrap_or((i64::MAX, 0)),
+            began: self.open.unwrap_or(NEVER),
         };
         scan(self.handle()?, &rules, before, out, log).map_err(fail)
     }

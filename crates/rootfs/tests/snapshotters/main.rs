@@ -1,0 +1,11 @@
+//! One suite that every snapshotter runs: whatever a step does, the layers stacked equal the tree, and the same change
+//! gives the same bytes on every rung. Needs root, as a builder in a pod has it; overlayfs is mounted for real.
+
+mod bench;
+mod cases;
+mod delta;
+mod model;
+mod racy;
+mod random;
+mod speed;
+mod stages;
