@@ -8,7 +8,7 @@ use kiln_oci::{Document, Manifest, Reference};
 use kiln_store::{ReadOnly, Store};
 use kiln_warmer::State;
 
-use crate::remote::{Remote, TestImage, amd64, image};
+use crate::remote::{Remote, TestImage, amd64, image, noise};
 use crate::warming::{holds, request, run};
 
 /// Tell the helper what to warm; without them, it is a test like any other, and does nothing.
@@ -23,8 +23,7 @@ const IMAGES: &str = "KILN_WARMER_KILL_TEST_IMAGES";
 fn helper() {
     if let (Some(volume), Ok(images)) = (std::env::var_os(VOLUME), std::env::var(IMAGES)) {
         let references: Vec<Reference> = images.split(' ').map(|text| text.parse().unwrap()).collect();
-        let client = Remote::start();
-        let mut request = request(&client, Path::new(&volume), &references);
+        let mut request = request(Path::new(&volume), &references);
         request.unpack = true;
         assert!(run(request).0.is_success());
     }
@@ -46,7 +45,10 @@ fn start(volume: &Path, references: &[Reference]) -> Child {
 fn images() -> Vec<TestImage> {
     (0..4_u8)
         .map(|number| {
-            image(&amd64(), &[("shared", &[9; 400_000]), (&format!("own{number}"), &[number; 300_000])])
+            image(
+                &amd64(),
+                &[("shared", &noise(9, 900_000)), (&format!("own{number}"), &noise(number, 700_000))],
+            )
         })
         .collect()
 }
@@ -69,11 +71,11 @@ fn check(volume: &Path) {
 #[test]
 fn warmers_killed_at_random_leave_a_volume_that_needs_no_repair() {
     let (remote, images) = (Remote::start(), images());
-    remote.state().pause = Duration::from_millis(2);
     for (number, image) in images.iter().enumerate() {
         remote.put(&number.to_string(), image);
     }
-    let references: Vec<Reference> = (0..images.len()).map(|n| remote.reference(&format!("i:{n}"))).collect();
+    let references: Vec<Reference> =
+        (0..images.len()).map(|n| remote.reference(&format!("debian:{n}"))).collect();
     let mut random = 99_u64;
     for _ in 0..5 {
         let dir = tempfile::tempdir().unwrap();
@@ -89,7 +91,7 @@ fn warmers_killed_at_random_leave_a_volume_that_needs_no_repair() {
         for other in &mut others {
             assert!(other.wait().unwrap().success(), "the others complete");
         }
-        let (report, _) = run(request(&remote, dir.path(), &references));
+        let (report, _) = run(request(dir.path(), &references));
         assert!(
             report.images.iter().all(|image| image.state == State::Fresh),
             "there was nothing left to do"

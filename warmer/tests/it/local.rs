@@ -32,7 +32,7 @@ fn a_layout_is_copied_under_its_own_names() {
             .unwrap();
     }
     let remote = Remote::start();
-    let mut request = request(&remote, &volume, &[]);
+    let mut request = request(&volume, &[]);
     request.images = vec![format!("oci-layout://{}", layout.display()).parse().unwrap()];
     request.platforms = Platforms::All;
     let (report, _) = run(request.clone());
@@ -52,7 +52,7 @@ fn an_archive_without_a_name_is_found_by_digest() {
     let (archive, volume) = (dir.path().join("image.tar"), dir.path().join("volume"));
     let image = base();
     ArchiveWriter::write_file(&archive, &image.manifest, &image.config, &[], &Bytes(&image)).unwrap();
-    let mut request = request(&Remote::start(), &volume, &[]);
+    let mut request = request(&volume, &[]);
     request.images = vec![ImageName::Archive { path: archive, name: None }];
     assert!(run(request).0.is_success());
     assert!(holds(&volume, &image));
@@ -66,7 +66,7 @@ fn a_layout_that_is_none_fails_alone() {
     let dir = tempfile::tempdir().unwrap();
     let (remote, image) = (Remote::start(), base());
     remote.put("12", &image);
-    let mut request = request(&remote, &dir.path().join("volume"), &[remote.reference("debian:12")]);
+    let mut request = request(&dir.path().join("volume"), &[remote.reference("debian:12")]);
     request.images.insert(0, format!("oci-layout://{}", dir.path().display()).parse().unwrap());
     let (report, _) = run(request);
     assert_eq!((report.images.len(), report.failed.len()), (1, 1));

@@ -1,6 +1,7 @@
 //! `--verify`.
 
 use kiln_store::{ReadOnly, Store};
+use kiln_testkit::Fault;
 use kiln_warmer::WarmEvent;
 
 use crate::remote::{Remote, amd64, image};
@@ -12,12 +13,12 @@ fn damage_is_found_and_repaired_from_the_registry() {
     let (remote, base) = (Remote::start(), base());
     remote.put_index("12", &[&base]);
     let reference = remote.reference("debian:12");
-    run(request(&remote, dir.path(), &[reference]));
+    run(request(dir.path(), &[reference]));
     let store = Store::<ReadOnly>::open(dir.path()).unwrap();
     for digest in base.digests() {
         std::fs::write(store.blob_path(&digest), b"rotten").unwrap();
     }
-    let mut verify = request(&remote, dir.path(), &[]);
+    let mut verify = request(dir.path(), &[]);
     verify.verify = true;
     let (report, events) = run(verify.clone());
     let summary = report.verify.as_ref().unwrap();
@@ -36,12 +37,12 @@ fn damage_that_nobody_can_repair_is_taken_away() {
     let other = image(&amd64(), &[("other", b"image")]);
     remote.put("12", &base);
     remote.put("13", &other);
-    run(request(&remote, dir.path(), &["debian:12", "debian:13"].map(|name| remote.reference(name))));
+    run(request(dir.path(), &["debian:12", "debian:13"].map(|name| remote.reference(name))));
     let store = Store::<ReadOnly>::open(dir.path()).unwrap();
     let lost = base.layer(1).digest;
     std::fs::write(store.blob_path(&lost), b"rotten").unwrap();
-    remote.state().blobs.remove(&lost.to_string());
-    let mut verify = request(&remote, dir.path(), &[]);
+    remote.on_blobs([Fault::Status(404)]);
+    let mut verify = request(dir.path(), &[]);
     verify.verify = true;
     let (report, events) = run(verify);
     let bad = &report.verify.unwrap().bad;

@@ -1,25 +1,30 @@
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use kiln_cache::ImageName;
 use kiln_oci::{Digest, Reference};
 use kiln_store::{ReadOnly, Store};
+use kiln_testkit::Fault;
 use kiln_warmer::{Platforms, PruneRequest, State, WarmEvent, WarmReport, WarmRequest, warm};
 
-use crate::remote::{Remote, TestImage, amd64, arm64, image};
+use crate::remote::{Remote, TestImage, amd64, arm64, client, image, noise};
 use crate::undisturbed;
 
 pub(crate) fn base() -> TestImage {
-    image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &[7; 300_000])])
+    image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 300_000))])
 }
 
-pub(crate) fn request(remote: &Remote, volume: &Path, references: &[Reference]) -> WarmRequest {
+pub(crate) fn request(volume: &Path, references: &[Reference]) -> WarmRequest {
     let images = references.iter().cloned().map(ImageName::Registry).collect();
-    let mut request = WarmRequest::new(volume.to_owned(), images, remote.client(), SystemTime::now());
+    let mut request = WarmRequest::new(volume.to_owned(), images, client(), SystemTime::now());
     request.platforms = Platforms::These(vec![amd64()]);
     request
+}
+
+/// Blobs come in the manifest's order, the config first.
+fn one_by_one(volume: &Path, reference: &Reference) -> WarmRequest {
+    WarmRequest { parallel: 1, ..request(volume, std::slice::from_ref(reference)) }
 }
 
 pub(crate) fn run(request: WarmRequest) -> (WarmReport, Vec<WarmEvent>) {
@@ -40,7 +45,7 @@ fn an_image_is_warmed_once_and_then_costs_one_head() {
     let (remote, base) = (Remote::start(), base());
     remote.put("12", &base);
     let reference = remote.reference("debian:12");
-    let (report, events) = run(request(&remote, dir.path(), &[reference.clone()]));
+    let (report, events) = run(request(dir.path(), std::slice::from_ref(&reference)));
     assert!(report.is_success());
     let size: usize = base.layers.iter().map(Vec::len).sum();
     let all = size as u64 + base.config.size() + base.manifest.size();
@@ -57,7 +62,7 @@ fn an_image_is_warmed_once_and_then_costs_one_head() {
     );
 
     remote.requests();
-    let (report, events) = run(request(&remote, dir.path(), &[reference]));
+    let (report, events) = run(request(dir.path(), &[reference]));
     assert_eq!(report.images[0].state, State::Fresh);
     assert_eq!(remote.requests(), ["HEAD /v2/debian/manifests/12"]);
     assert!(events.iter().any(|event| matches!(event, WarmEvent::Fresh { .. })));
@@ -69,10 +74,10 @@ fn a_warmed_digest_costs_nothing() {
     let (remote, base) = (Remote::start(), base());
     remote.put("12", &base);
     let reference = remote.reference(&format!("debian@{}", base.manifest.digest()));
-    run(request(&remote, dir.path(), &[reference.clone()]));
+    run(request(dir.path(), std::slice::from_ref(&reference)));
     assert!(holds(dir.path(), &base));
     remote.requests();
-    let (report, _) = run(request(&remote, dir.path(), &[reference]));
+    let (report, _) = run(request(dir.path(), &[reference]));
     assert_eq!(report.images[0].state, State::Fresh);
     assert!(remote.requests().is_empty());
 }
@@ -83,9 +88,9 @@ fn force_fetches_again_what_is_there() {
     let (remote, base) = (Remote::start(), base());
     remote.put("12", &base);
     let reference = remote.reference("debian:12");
-    run(request(&remote, dir.path(), &[reference.clone()]));
+    run(request(dir.path(), std::slice::from_ref(&reference)));
     remote.requests();
-    let mut again = request(&remote, dir.path(), &[reference]);
+    let mut again = request(dir.path(), &[reference]);
     again.force = true;
     let (report, _) = run(again);
     assert!(matches!(report.images[0].state, State::Fetched { .. }));
@@ -99,10 +104,10 @@ fn a_tag_that_moved_is_warmed_again_with_what_is_new() {
     let new = image(&amd64(), &[("etc/hostname", b"base"), ("new", b"news")]);
     remote.put("12", &old);
     let reference = remote.reference("debian:12");
-    run(request(&remote, dir.path(), &[reference.clone()]));
+    run(request(dir.path(), std::slice::from_ref(&reference)));
     remote.put("12", &new);
     remote.requests();
-    run(request(&remote, dir.path(), &[reference.clone()]));
+    run(request(dir.path(), std::slice::from_ref(&reference)));
     assert_eq!(remote.downloads(&new.layer(0).digest), 0);
     assert_eq!(remote.downloads(&new.layer(1).digest), 1);
     let store = Store::<ReadOnly>::open(dir.path()).unwrap();
@@ -122,7 +127,7 @@ fn platforms_are_chosen_or_all_of_them_taken() {
         (Platforms::All, [true, true]),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let mut request = request(&remote, dir.path(), &[reference.clone()]);
+        let mut request = request(dir.path(), std::slice::from_ref(&reference));
         request.platforms = platforms;
         let (report, _) = run(request);
         assert!(report.is_success());
@@ -140,8 +145,8 @@ fn every_image_is_tried_and_the_failures_are_listed() {
     let (remote, base) = (Remote::start(), base());
     remote.put("12", &base);
     remote.put_index("arm", &[&image(&arm64(), &[("x", b"y")])]);
-    let references = ["none:1", "debian:12", "arm:arm"].map(|name| remote.reference(name));
-    let (report, events) = run(request(&remote, dir.path(), &references));
+    let references = ["none:1", "debian:12", "debian:arm"].map(|name| remote.reference(name));
+    let (report, events) = run(request(dir.path(), &references));
     assert!(!report.is_success());
     assert_eq!(report.images.len(), 1);
     let texts: Vec<String> = report.failed.iter().map(|failure| failure.error.to_string()).collect();
@@ -159,13 +164,14 @@ fn a_broken_connection_is_resumed_in_the_run_and_in_the_next_one() {
     remote.put("12", &base);
     let layer = base.layer(1);
     // Three tries each run: all of the first run's break, one of the second's.
-    let cuts = VecDeque::from([20_000, 20_000, 20_000, 20_000]);
-    remote.state().cuts.insert(layer.digest.to_string(), cuts);
+    remote.on_blobs([Fault::Serve, Fault::Serve]);
+    remote.on_blobs([Fault::CutAfter(20_000), Fault::CutAfter(20_000), Fault::CutAfter(20_000)]);
+    remote.on_blobs([Fault::CutAfter(20_000)]);
     let reference = remote.reference("debian:12");
-    let (report, events) = run(request(&remote, dir.path(), &[reference.clone()]));
+    let (report, events) = run(one_by_one(dir.path(), &reference));
     assert_eq!(report.failed.len(), 1);
     assert!(events.iter().any(|event| matches!(event, WarmEvent::DownloadFailed { .. })));
-    let (report, events) = run(request(&remote, dir.path(), &[reference]));
+    let (report, events) = run(one_by_one(dir.path(), &reference));
     assert!(report.is_success());
     assert!(
         events.iter().any(|event| matches!(event, WarmEvent::Downloading { from: 60_000, .. })),
@@ -184,15 +190,14 @@ fn bytes_of_another_digest_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (remote, base) = (Remote::start(), base());
     remote.put("12", &base);
-    remote.state().lies.insert(base.layer(1).digest.to_string());
+    remote.on_blobs([Fault::Serve, Fault::Serve, Fault::WrongBytes]);
     let reference = remote.reference("debian:12");
-    let (report, _) = run(request(&remote, dir.path(), &[reference.clone()]));
+    let (report, _) = run(one_by_one(dir.path(), &reference));
     assert!(report.failed[0].error.to_string().contains("changed on the way"), "{}", report.failed[0].error);
     let store = Store::<ReadOnly>::open(dir.path()).unwrap();
     assert!(store.blob(&base.layer(1).digest).unwrap().is_none());
     assert!(store.resolve(&reference, &amd64()).unwrap().is_none(), "an image in part has no name");
-    remote.state().lies.clear();
-    assert!(run(request(&remote, dir.path(), &[reference])).0.is_success());
+    assert!(run(one_by_one(dir.path(), &reference)).0.is_success());
     assert!(holds(dir.path(), &base));
 }
 
@@ -201,11 +206,11 @@ fn two_warmers_of_one_image_download_it_once() {
     let dir = tempfile::tempdir().unwrap();
     let (remote, base) = (Remote::start(), base());
     remote.put("12", &base);
-    remote.state().pause = Duration::from_millis(5);
     let reference = remote.reference("debian:12");
     std::thread::scope(|scope| {
         for _ in 0..3 {
-            scope.spawn(|| assert!(run(request(&remote, dir.path(), &[reference.clone()])).0.is_success()));
+            scope
+                .spawn(|| assert!(run(request(dir.path(), std::slice::from_ref(&reference))).0.is_success()));
         }
     });
     for layer in &base.layers {
@@ -217,15 +222,15 @@ fn two_warmers_of_one_image_download_it_once() {
 #[test]
 fn a_registry_out_of_reach_is_a_warning_while_the_tag_is_young() {
     let dir = tempfile::tempdir().unwrap();
-    let (remote, base) = (Remote::start(), base());
+    let (mut remote, base) = (Remote::start(), base());
     remote.put("12", &base);
     let reference = remote.reference("debian:12");
-    run(request(&remote, dir.path(), &[reference.clone()]));
-    remote.state().down = true;
-    let (report, events) = run(request(&remote, dir.path(), &[reference.clone()]));
+    run(request(dir.path(), std::slice::from_ref(&reference)));
+    remote.stop();
+    let (report, events) = run(request(dir.path(), std::slice::from_ref(&reference)));
     assert_eq!(report.images[0].state, State::Fresh);
     assert!(events.iter().any(|event| matches!(event, WarmEvent::Unreachable { .. })));
-    let mut late = request(&remote, dir.path(), &[reference]);
+    let mut late = request(dir.path(), &[reference]);
     late.now += Duration::from_secs(337 * 3600);
     let (report, _) = run(late);
     assert_eq!(report.failed.len(), 1);
@@ -239,7 +244,7 @@ fn unpacked_layers_lie_beside_their_blobs() {
     remote.put("12", &base);
     remote.put("13", &whiteout);
     let references = ["debian:12", "debian:13"].map(|name| remote.reference(name));
-    let mut request = request(&remote, dir.path(), &references);
+    let mut request = request(dir.path(), &references);
     request.unpack = true;
     let (report, events) = run(request.clone());
     assert!(report.is_success());
@@ -263,7 +268,7 @@ fn what_is_asked_for_no_more_is_pruned() {
     remote.put("12", &old);
     remote.put("13", &new);
     let (one, two) = (remote.reference("debian:12"), remote.reference("debian:13"));
-    let mut first = request(&remote, dir.path(), &[one.clone()]);
+    let mut first = request(dir.path(), std::slice::from_ref(&one));
     first.now -= Duration::from_secs(10 * 86_400);
     run(first);
     for digest in old.digests() {
@@ -273,7 +278,7 @@ fn what_is_asked_for_no_more_is_pruned() {
         let times = std::fs::FileTimes::new().set_accessed(then).set_modified(then);
         std::fs::File::open(path).unwrap().set_times(times).unwrap();
     }
-    let mut second = request(&remote, dir.path(), &[two]);
+    let mut second = request(dir.path(), &[two]);
     second.prune = Some(PruneRequest { unused_for: Some(Duration::from_secs(86_400)), max_size: None });
     let (report, _) = run(second);
     assert_eq!(report.pruned.unwrap().images, [one.to_string()]);

@@ -1,16 +1,16 @@
-use std::collections::VecDeque;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kiln_cache::{
     ImageError, ImageEvent, ImageName, ImageOptions, Images, LayerSource, Origin, ResolvedImage,
 };
 use kiln_oci::{Digest, Platform, Reference};
 use kiln_store::{ArchiveWriter, Blobs, Durability, OciLayoutWriter, ReadOnly, ReadWrite, Store};
+use kiln_testkit::Fault;
 
-use crate::remote::{Remote, TestImage, amd64, arm64, image};
+use crate::remote::{Remote, TestImage, amd64, arm64, client, image, noise};
 
 struct World {
     dir: tempfile::TempDir,
@@ -46,7 +46,7 @@ impl World {
         let options = ImageOptions {
             volume: Some(Store::<ReadOnly>::open(&self.dir.path().join("volume")).unwrap()),
             scratch: Store::create(&scratch, Durability::Scratch).unwrap(),
-            registry: online.then(|| self.remote.client()),
+            registry: online.then(client),
             observer: Arc::new(move |event| events.lock().unwrap().push(event)),
         };
         Images::new(options, tokio::runtime::Handle::current())
@@ -95,7 +95,7 @@ async fn read(layer: &LayerSource) -> Result<Vec<u8>, ImageError> {
 }
 
 fn base() -> TestImage {
-    image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &[7; 200_000])])
+    image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 200_000))])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,11 +158,11 @@ async fn a_tag_that_moved_is_not_taken_from_the_volume() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_out_of_reach_leaves_the_volume_s_idea_with_a_warning() {
-    let world = World::new();
+    let mut world = World::new();
     let base = base();
     let reference = world.remote.reference("debian:12");
     world.warm(&base, &reference);
-    world.remote.state().down = true;
+    world.remote.stop();
     let found = find(&world.images(true), &reference, &amd64()).await.unwrap();
     assert_eq!(read(&found.layers[0]).await.unwrap(), base.layers[0]);
     assert!(matches!(&world.warnings()[..], [ImageEvent::VolumeIsAsked { resolved_at, .. }]
@@ -240,7 +240,7 @@ async fn a_broken_download_goes_on_where_it_ended() {
     let base = base();
     world.remote.put("12", &base);
     let digest = base.layer(1).digest;
-    world.remote.state().cuts.insert(digest.to_string(), VecDeque::from([50_000, 60_000]));
+    world.remote.on_blobs([Fault::Serve, Fault::CutAfter(50_000), Fault::CutAfter(60_000)]);
     let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
     assert_eq!(read(&found.layers[1]).await.unwrap(), base.layers[1]);
     assert_eq!(world.remote.downloads(&digest), 3);
@@ -251,12 +251,11 @@ async fn bytes_of_another_digest_are_never_given() {
     let world = World::new();
     let base = base();
     world.remote.put("12", &base);
-    world.remote.state().lies.insert(base.layer(0).digest.to_string());
+    world.remote.on_blobs([Fault::Serve, Fault::WrongBytes]);
     let images = world.images(true);
     let found = find(&images, &world.remote.reference("debian:12"), &amd64()).await.unwrap();
     let error = read(&found.layers[0]).await.unwrap_err();
     assert!(matches!(error, ImageError::Registry { .. }), "{error}");
-    world.remote.state().lies.clear();
     assert_eq!(read(&found.layers[0]).await.unwrap(), base.layers[0]);
 }
 
@@ -265,7 +264,6 @@ async fn many_that_open_one_layer_download_it_once() {
     let world = World::new();
     let base = base();
     world.remote.put("12", &base);
-    world.remote.state().pause = Duration::from_millis(5);
     let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
     let all = (0..4).map(|_| read(&found.layers[1]));
     for bytes in futures::future::join_all(all).await {
