@@ -237,10 +237,10 @@ async fn a_truncated_blob_in_the_volume_is_damage_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_download_goes_on_where_it_ended() {
     let world = World::new();
-    let base = base();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
     world.remote.put("12", &base);
     let digest = base.layer(1).digest;
-    world.remote.on_blobs([Fault::Serve, Fault::CutAfter(50_000), Fault::CutAfter(60_000)]);
+    world.remote.on_blobs([Fault::Serve, Fault::CutAfter(900_000), Fault::CutAfter(900_000)]);
     let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
     assert_eq!(read(&found.layers[1]).await.unwrap(), base.layers[1]);
     assert_eq!(world.remote.downloads(&digest), 3);
