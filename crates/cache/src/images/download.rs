@@ -76,7 +76,13 @@ pub async fn download(
             if let Some(error) = sink.failed {
                 return Err(error.into());
             }
-            pulled.map_err(|error| DownloadError::Registry(Box::new(error)))?;
+            if let Err(error) = pulled {
+                // What broke off is gone on with next time; what is wrong is not.
+                if is_rubbish(&error) {
+                    sink.writer.abandon()?;
+                }
+                return Err(DownloadError::Registry(Box::new(error)));
+            }
         }
         let received = sink.writer.position().saturating_sub(begun_at);
         match commit(sink.writer).await {
@@ -97,6 +103,15 @@ pub async fn download(
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Whether what came is not the beginning of the blob.
+fn is_rubbish(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Corrupt { .. } | RegistryError::Length { .. } => true,
+        RegistryError::Everywhere { tried, .. } => tried.iter().any(is_rubbish),
+        _ => false,
     }
 }
 

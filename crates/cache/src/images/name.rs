@@ -109,6 +109,15 @@ impl From<Reference> for ImageName {
     }
 }
 
+impl TryFrom<&kiln_plan::ImageName> for ImageName {
+    type Error = ImageNameError;
+
+    /// The image that a plan asks for.
+    fn try_from(name: &kiln_plan::ImageName) -> Result<Self, ImageNameError> {
+        name.to_string().parse()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
