@@ -149,7 +149,7 @@ impl StageWork {
         session.remember(&hit.digest, LayerOrigin::Cached(hit.clone()));
         if self.stage().needs_tree {
             let layer = cached_layer(session, hit)?;
-            self.trees_in_use()?.lock().apply_layer(self.place, &layer).map_err(BuildError::other)?;
+            self.trees_in_use()?.lock().apply_layer(self.place, layer).map_err(BuildError::other)?;
         }
         let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
         Ok(Layer { descriptor, diff_id: hit.diff_id })
