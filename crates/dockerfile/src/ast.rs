@@ -44,6 +44,8 @@ pub struct Instruction {
     /// The logical line: keyword as written, flags and arguments, continuation lines joined, heredoc bodies left out.
     /// What a history entry or a message shows.
     pub text: String,
+    /// The comments right above it, without `#`; directives are none.
+    pub comments: Vec<String>,
     /// What it says.
     pub kind: Kind,
 }

@@ -1,1 +1,29 @@
 //! Dockerfile text to instructions with spans; word expansion; .dockerignore; lint. Pure.
+//!
+//! Start with [`parse`] (a [`Source`] becomes a [`Dockerfile`], or all errors of the file), [`Word::expand`] (variables,
+//! quotes and escapes) and [`Ignore`] (.dockerignore). Nothing here knows an image, a file system or the environment.
+//! The reference is BuildKit's stable frontend: what it accepts is accepted, and means the same.
+
+mod ast;
+mod diagnostic;
+mod duration;
+mod flags;
+mod glob;
+mod heredoc;
+mod instruction;
+mod json;
+mod logical;
+mod mount;
+mod parse;
+mod shell;
+mod source;
+mod suggest;
+mod word;
+mod words;
+
+pub use ast::*;
+pub use diagnostic::{Diagnostic, Rule, Severity};
+pub use heredoc::expand_heredoc;
+pub use parse::{parse, parse_trigger};
+pub use source::{Source, Span};
+pub use word::{Expansion, Scope, Word};
