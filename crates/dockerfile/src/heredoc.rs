@@ -1,6 +1,6 @@
 //! Heredocs: their markers in a line, and what variables mean in their bodies.
 
-use crate::shell::{self, Rules};
+use crate::shell::{self, Reading, Rules};
 use crate::{Diagnostic, Scope, Span, word};
 
 /// `<<EOF` in a line.
@@ -75,11 +75,14 @@ pub(crate) fn strip_tabs(content: &str) -> String {
 /// Quotes are ordinary characters. A backslash escapes whatever follows it and goes: `\$x` becomes `$x`, `\n` becomes `n`.
 /// BuildKit escapes by the backslash here whatever the file's escape character is, so `_escape` has no effect.
 pub fn expand_heredoc(content: &str, _escape: char, scope: &dyn Scope) -> Result<String, Diagnostic> {
-    let rules = Rules { ignore_quotes: true, ..Rules::new(ESCAPE) };
-    match shell::read(content, rules, scope) {
+    match read_body(content, scope) {
         Ok(reading) => Ok(reading.text),
         Err(why) => Err(word::failure(content.lines().next().unwrap_or(""), &why, Span::default())),
     }
+}
+
+pub(crate) fn read_body(content: &str, scope: &dyn Scope) -> Result<Reading, String> {
+    shell::read(content, Rules { ignore_quotes: true, ..Rules::new(ESCAPE) }, scope)
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ impl Ignore {
 }
 
 /// The shortest path that means the same: Go's `filepath.Clean`.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {

@@ -552,13 +552,15 @@ impl Healthcheck {
 
 fn heredoc_of(body: Body) -> Heredoc {
     let Body { marker, content, span } = body;
-    let content = if marker.strip_tabs { heredoc::strip_tabs(&content) } else { content };
+    let written = content;
+    let content = if marker.strip_tabs { heredoc::strip_tabs(&written) } else { written.clone() };
     Heredoc {
         name: marker.name,
         expand: marker.expand,
         strip_tabs: marker.strip_tabs,
         fd: marker.fd,
         content,
+        written,
         span,
     }
 }

@@ -5,6 +5,8 @@
 //! The reference is BuildKit's stable frontend: what it accepts is accepted, and means the same.
 
 mod ast;
+mod check;
+mod describe;
 mod diagnostic;
 mod duration;
 mod flags;
@@ -14,9 +16,11 @@ mod heredoc;
 mod ignore;
 mod instruction;
 mod json;
+mod lint;
 mod logical;
 mod mount;
 mod parse;
+mod print;
 mod regex;
 mod shell;
 mod source;
@@ -25,10 +29,14 @@ mod word;
 mod words;
 
 pub use ast::*;
+pub use check::CheckOptions;
+pub use describe::{describe, describe_errors, describe_warnings};
 pub use diagnostic::{Diagnostic, Rule, Severity};
 pub use go_match::{BadPattern, go_match};
 pub use heredoc::expand_heredoc;
 pub use ignore::{Ignore, Pattern};
+pub use lint::{LintFacts, lint, lint_with};
 pub use parse::{parse, parse_trigger};
+pub use print::to_text;
 pub use source::{Source, Span};
 pub use word::{Expansion, Scope, Word};

@@ -2,7 +2,7 @@
 
 use crate::shell::{self, Rules};
 use crate::suggest::nearest;
-use crate::{Diagnostic, Mount, MountFlag, MountKind, Scope, Sharing, Span, word};
+use crate::{Diagnostic, Mount, MountFlag, MountKind, Scope, Sharing, Span, Word, word};
 
 const KEYS: &[&str] = &[
     "type",
@@ -53,6 +53,13 @@ impl MountFlag {
     /// The mount, its values expanded and checked.
     pub fn resolve(&self, scope: &dyn Scope) -> Result<Mount, Diagnostic> {
         Ok(Options::read(self, Some(scope))?.mount)
+    }
+
+    /// The values that variables can stand in.
+    pub(crate) fn values(&self) -> Vec<Word> {
+        let fields = fields(&self.value.raw).unwrap_or_default();
+        let values = fields.iter().filter_map(|field| Some(field.split_once('=')?.1));
+        values.map(|raw| Word { raw: raw.to_owned(), ..self.value.clone() }).collect()
     }
 
     /// The options as far as they are known without variables, checked as far.

@@ -4,7 +4,7 @@ use crate::ast::{Directive, Dockerfile, Instruction, Kind};
 use crate::heredoc::{self, Body, Marker};
 use crate::instruction::Line;
 use crate::logical::{Lines, Logical, RawLine, continued};
-use crate::{Diagnostic, Rule, Source, Span};
+use crate::{CheckOptions, Diagnostic, Rule, Source, Span};
 
 /// Reads a Dockerfile, or gives every error of it, in its order.
 pub fn parse(source: &Source) -> Result<Dockerfile, Vec<Diagnostic>> {
@@ -39,11 +39,18 @@ struct Reading {
 
 /// A logical line, read or not.
 struct Entry {
+    span: Span,
+    lines: (u32, u32),
     keyword: String,
     keyword_span: Span,
     /// Whether a stage begins here, be it a broken one.
     is_from: bool,
     read: Result<Instruction, Vec<Diagnostic>>,
+}
+
+/// Where each instruction is, wrong ones included: its place, and its first and last line.
+pub(crate) fn extents(text: &str) -> Vec<(Span, (u32, u32))> {
+    read(text).entries.into_iter().map(|entry| (entry.span, entry.lines)).collect()
 }
 
 fn read(text: &str) -> Reading {
@@ -186,6 +193,14 @@ impl<'a> Reader<'a> {
                 let error = Diagnostic::error(value_span, format!("{other} can't be the escape character"));
                 self.errors.push(error.with_hint("write \\ or `"));
             }
+            ("check", options) => {
+                if let Err(why) = CheckOptions::parse(options) {
+                    let error = Diagnostic::error(value_span, why);
+                    self.errors.push(error.with_hint(
+                        "write skip=NAMES, error=true or experimental=NAMES, with ; between them",
+                    ));
+                }
+            }
             _ => {}
         }
         let value = value.to_owned();
@@ -237,6 +252,8 @@ impl<'a> Reader<'a> {
         };
         self.comments.clear();
         self.entries.push(Entry {
+            span,
+            lines,
             keyword: line.keyword.text().to_owned(),
             keyword_span: line.keyword.span(),
             is_from,
@@ -264,7 +281,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Name, value, and how many bytes before the line's end the value begins.
-fn split_directive(text: &str) -> Option<(String, &str, usize)> {
+pub(crate) fn split_directive(text: &str) -> Option<(String, &str, usize)> {
     const BLANKS: [char; 5] = ['\t', '\n', '\u{c}', '\r', ' '];
     let text = text.trim_start();
     let (name, value) = text.split_once('=')?;
