@@ -267,19 +267,19 @@ impl RegistryError {
 mod tests {
     use super::*;
 
-    fn attempt() -> Box<Attempt> {
-        Box::new(Attempt {
+    fn attempt() -> Attempt {
+        Attempt {
             action: "fetch the manifest",
             subject: "docker.io/library/debian:12".into(),
             host: "mirror.example".into(),
             mirror_of: Some("docker.io".into()),
             login: "none found".into(),
-        })
+        }
     }
 
     #[test]
     fn a_message_names_the_mirror_the_login_and_what_to_do() {
-        let error = RegistryError::Unauthorized { at: attempt(), detail: "UNAUTHORIZED".into() };
+        let error = RegistryError::Unauthorized { at: Box::new(attempt()), detail: "UNAUTHORIZED".into() };
         assert_eq!(
             error.to_string(),
             "could not fetch the manifest docker.io/library/debian:12 at mirror.example (a mirror of docker.io): not \
@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn nowhere_to_be_found_means_that_every_place_said_so() {
-        let missing = || RegistryError::NotFound { at: attempt(), detail: String::new() };
-        let broken = RegistryError::Unreachable { at: attempt(), why: "refused".into() };
+        let missing = || RegistryError::NotFound { at: Box::new(attempt()), detail: String::new() };
+        let broken = RegistryError::Unreachable { at: Box::new(attempt()), why: "refused".into() };
         assert!(
             RegistryError::Everywhere { tried: vec![missing(), missing()], no_fallback: true }.is_not_found()
         );
