@@ -145,7 +145,8 @@ impl Bearer {
                     Some(secret @ LoginSecret::Basic { .. }) => {
                         Authorization { header: plain_header(&registry_auth(secret)), fresh: true }
                     }
-                    _ => nothing,
+                    // There is nothing better to try.
+                    _ => Authorization { header: None, fresh: true },
                 });
             }
             Some(Challenge::Bearer { realm, service, .. }) => (realm, service),

@@ -206,9 +206,12 @@ impl RegistryError {
         }
     }
 
-    /// Whether every place that was asked answered that it doesn't have this.
+    /// Whether the registry answered that it doesn't have this; where only mirrors may be asked, whether all of them did.
     pub fn is_not_found(&self) -> bool {
-        self.every(|error| matches!(error, Self::NotFound { .. }))
+        match self {
+            Self::Everywhere { tried, no_fallback: false } => tried.last().is_some_and(Self::is_not_found),
+            other => other.every(|error| matches!(error, Self::NotFound { .. })),
+        }
     }
 
     /// Whether the registry wanted a login, another login, or more rights.
@@ -289,14 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn nowhere_to_be_found_means_that_every_place_said_so() {
+    fn the_registry_itself_has_the_last_word_on_what_is_there() {
         let missing = || RegistryError::NotFound { at: Box::new(attempt()), detail: String::new() };
-        let broken = RegistryError::Unreachable { at: Box::new(attempt()), why: "refused".into() };
-        assert!(
-            RegistryError::Everywhere { tried: vec![missing(), missing()], no_fallback: true }.is_not_found()
-        );
-        assert!(
-            !RegistryError::Everywhere { tried: vec![missing(), broken], no_fallback: false }.is_not_found()
-        );
+        let broken = || RegistryError::Unreachable { at: Box::new(attempt()), why: "refused".into() };
+        let of = |tried, no_fallback| RegistryError::Everywhere { tried, no_fallback };
+        assert!(of(vec![missing(), missing()], true).is_not_found());
+        assert!(of(vec![broken(), missing()], false).is_not_found());
+        assert!(!of(vec![broken(), missing()], true).is_not_found());
+        assert!(!of(vec![missing(), broken()], false).is_not_found());
     }
 }

@@ -56,6 +56,7 @@ async fn without_a_login_the_error_says_how_to_log_in() {
     let error = registry().manifest(&reference(&server, "app:1")).await.unwrap_err().to_string();
     assert!(error.contains("login: none found"), "{error}");
     assert!(error.contains(&format!("executor login {}", server.host())), "{error}");
+    assert_eq!(server.count(Route::Manifest), 2);
 }
 
 #[tokio::test]

@@ -160,6 +160,24 @@ async fn a_blob_is_mounted_where_the_registry_has_it() {
 }
 
 #[tokio::test]
+async fn a_limit_of_one_request_is_enough_for_everything() {
+    let server = TestRegistry::builder().no_mounts().start().await;
+    let mut options = options();
+    options.max_concurrency = 1;
+    let (registry, _) = observed(options);
+    let (to, from) = (repository(&server, "app"), repository(&server, "base"));
+    let digest = Digest::of(b"abc");
+    let results = tokio::join!(
+        registry.mount_blob(&to, &digest, &from),
+        registry.mount_blob(&to, &digest, &from),
+        registry.check_push(&to)
+    );
+    assert_eq!((results.0.unwrap(), results.1.unwrap()), (false, false));
+    results.2.unwrap();
+    assert_eq!(server.open_uploads(), 0);
+}
+
+#[tokio::test]
 async fn a_manifest_is_pushed_byte_for_byte_and_only_after_its_blobs() {
     let server = TestRegistry::start().await;
     let image = small_image();
