@@ -129,10 +129,14 @@ pub(crate) fn is_visible(name: &[u8]) -> bool {
 
 /// The xattrs of `name` in `dir` that belong to an image.
 pub(crate) fn xattrs(dir: impl AsFd, name: &[u8]) -> io::Result<Xattrs> {
-    let path = proc_path(dir.as_fd(), name);
+    xattrs_of(&proc_path(dir.as_fd(), name))
+}
+
+/// The xattrs of what is at `path`, not followed, that belong to an image.
+pub(crate) fn xattrs_of(path: &[u8]) -> io::Result<Xattrs> {
     let mut list = Vec::with_capacity(1 << 10);
     loop {
-        match llistxattr(path.as_slice(), rustix::buffer::spare_capacity(&mut list)) {
+        match llistxattr(path, rustix::buffer::spare_capacity(&mut list)) {
             Ok(_) => break,
             Err(Errno::RANGE) => list.reserve(list.capacity() * 2),
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -141,7 +145,7 @@ pub(crate) fn xattrs(dir: impl AsFd, name: &[u8]) -> io::Result<Xattrs> {
     }
     let mut found = Vec::new();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_visible(name)) {
-        if let Some(value) = xattr(&path, name)? {
+        if let Some(value) = xattr(path, name)? {
             found.push((name.to_vec(), value));
         }
     }

@@ -206,6 +206,7 @@ impl Tracked {
         let fail = |error| failed("scan", self.name(), error);
         let out = nameless_file(&self.scratch).map_err(fail)?;
         let rules = Rules {
+            root: self.name(),
             mode: self.options.mode,
             ignore: &self.options.ignore,
             inodes: self.options.stable_inodes,
