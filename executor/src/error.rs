@@ -8,7 +8,7 @@ use kiln_dockerfile::{Diagnostic, Source, Span};
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The Dockerfile is wrong: every error in it.
-    #[error("{}", first_message(.errors))]
+    #[error("{}", first_message(errors))]
     Dockerfile {
         /// The file.
         source_text: Box<Source>,
@@ -16,10 +16,10 @@ pub enum BuildError {
         errors: Vec<Diagnostic>,
     },
     /// An instruction failed for a reason outside the Dockerfile.
-    #[error("{name} line {line}: {instruction}: {cause}")]
+    #[error("{} line {line}: {instruction}: {cause}", source_text.name)]
     Step {
-        /// The file's name.
-        name: String,
+        /// The file.
+        source_text: Box<Source>,
         /// The instruction's first line.
         line: u32,
         /// Where it stands in the file.
@@ -32,10 +32,10 @@ pub enum BuildError {
         hint: Option<String>,
     },
     /// A RUN step ended with something else than 0.
-    #[error("{name} line {line}: {instruction}: {how}; its last lines are above")]
+    #[error("{} line {line}: {instruction}: {how}; its last lines are above", source_text.name)]
     RunFailed {
-        /// The file's name.
-        name: String,
+        /// The file.
+        source_text: Box<Source>,
         /// The instruction's first line.
         line: u32,
         /// Where it stands in the file.

@@ -20,8 +20,8 @@ pub enum Event {
         image: String,
         /// Its manifest.
         digest: Digest,
-        /// Where it was found.
-        origin: String,
+        /// Whether all its layers are on this machine.
+        local: bool,
     },
     /// A stage begins.
     Stage {

@@ -202,7 +202,9 @@ mod tests {
 
     #[test]
     fn the_history_always_counts_the_layers() {
-        for (history, layers) in [(vec![], 2), (vec![false, true, false], 2), (vec![false, false], 1), (vec![true], 3)] {
+        for (history, layers) in
+            [(vec![], 2), (vec![false, true, false], 2), (vec![false, false], 1), (vec![true], 3)]
+        {
             let image = image(&history, layers, false);
             let counted = image.config.value().history.iter().filter(|entry| !entry.empty_layer).count();
             assert_eq!(counted, layers);

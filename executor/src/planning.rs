@@ -1,48 +1,50 @@
-//! Answering the planner: it is asked for a plan until it has no more questions; questions of one round are answered
-//! side by side.
+//! Answering the planner: it is asked for a plan until it has no more questions; images of one round are looked up side
+//! by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kiln_cache::images::ResolvedImage;
-use kiln_dockerfile::{Dockerfile, Span};
-use kiln_oci::Platform;
+use kiln_cache::{ImageName as CacheName, ResolvedImage};
+use kiln_dockerfile::Dockerfile;
 use kiln_plan::{
     BaseFact, BaseQuestion, BuildPlan, ContentOf, ContentQuestion, Facts, ImageName, Planning, Question, plan,
 };
 
 use crate::error::BuildError;
-use crate::session::Session;
 use crate::event::Event;
+use crate::session::{LayerOrigin, Session};
 
 /// The images that the plan names, as they were found: by name and platform.
-pub(crate) type Images = BTreeMap<(ImageName, String), Arc<ResolvedImage>>;
+pub(crate) type Found = BTreeMap<(ImageName, String), Arc<ResolvedImage>>;
 
 /// More rounds than this mean that the planner asks for what it was told.
 const MAX_ROUNDS: usize = 100;
 
 /// Plans the build.
 pub(crate) async fn make(
-    session: &Session,
+    session: &Arc<Session>,
     file: &Dockerfile,
     facts: &mut Facts,
-    images: &mut Images,
+    images: &mut Found,
 ) -> Result<BuildPlan, BuildError> {
     for _ in 0..MAX_ROUNDS {
+        session.check_cancelled()?;
         match plan(file, &session.request.plan, facts) {
             Ok(Planning::Ready(plan)) => return Ok(plan),
             Ok(Planning::Asks(questions)) => answer(session, questions, facts, images).await?,
             Err(errors) => return Err(session.wrong(errors)),
         }
     }
-    Err(BuildError::other("the plan is not finished after a hundred rounds of questions: this is a mistake in Kiln"))
+    Err(BuildError::other(
+        "the plan is not finished after a hundred rounds of questions: this is a mistake in Kiln",
+    ))
 }
 
 async fn answer(
-    session: &Session,
+    session: &Arc<Session>,
     questions: Vec<Question>,
     facts: &mut Facts,
-    images: &mut Images,
+    images: &mut Found,
 ) -> Result<(), BuildError> {
     let bases = questions.iter().filter_map(|question| match question {
         Question::Base(base) => Some(base.clone()),
@@ -51,12 +53,15 @@ async fn answer(
     let found = futures::future::join_all(bases.map(|base| resolve(session, base))).await;
     for result in found {
         let (question, image) = result?;
+        for layer in &image.layers {
+            session.remember(&layer.descriptor().digest, LayerOrigin::Image(layer.clone()));
+        }
         let fact =
             BaseFact { manifest: image.manifest.digest().clone(), config: image.config.value().clone() };
-        (session.on)(Event::Base {
+        session.tell(Event::Base {
             image: question.image.to_string(),
             digest: image.manifest.digest().clone(),
-            origin: image.origin.clone(),
+            local: image.layers.iter().all(kiln_cache::LayerSource::is_here),
         });
         facts.base(question.image.clone(), &question.platform, fact);
         images.insert((question.image, question.platform.to_string()), Arc::new(image));
@@ -74,9 +79,10 @@ async fn resolve(
     session: &Session,
     question: BaseQuestion,
 ) -> Result<(BaseQuestion, ResolvedImage), BuildError> {
-    let platform: &Platform = &question.platform;
-    let found = session.images.resolve(&question.image, platform).await;
-    match found {
+    let text = question.image.to_string();
+    let name: CacheName =
+        text.parse().map_err(|error| session.at(question.span, format!("{error}"), None))?;
+    match session.images.resolve(&name, &question.platform).await {
         Ok(image) => Ok((question, image)),
         Err(cause) => {
             let hint = question.near.as_ref().map(|near| format!("did you mean the stage {near:?}?"));
@@ -86,16 +92,16 @@ async fn resolve(
 }
 
 /// The digest of what files hold, for a key.
-async fn content(session: &Session, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
+async fn content(session: &Arc<Session>, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
     match &question.of {
-        ContentOf::Url | ContentOf::Git => {
-            let Some(address) = question.words.first() else { return Ok([0; 32]) };
-            session.remote(&question.of, address).await.map(|fetched| fetched.digest)
-        }
+        ContentOf::Url => crate::remote::digest(session, question).await,
+        ContentOf::Git => Err(BuildError::other(format!(
+            "ADD {}: git sources are not supported yet; fetch the repository before the build and COPY it",
+            question.words.join(" ")
+        ))),
         ContentOf::Context | ContentOf::Named(_) => {
-            let tree = session.context_tree(&question.of).await?;
-            let question = question.clone();
-            session.blocking(move || tree.digest(&question)).await
+            let (session, question) = (Arc::clone(session), question.clone());
+            blocking(move || session.context_tree(&question.of)?.digest(&question)).await
         }
         ContentOf::Stage(_) => {
             Err(BuildError::other("a stage's files were asked for before it ran: this is a mistake in Kiln"))
@@ -103,7 +109,15 @@ async fn content(session: &Session, question: &ContentQuestion) -> Result<[u8; 3
     }
 }
 
-/// Where an instruction stands, for messages.
-pub(crate) fn line_of(session: &Session, span: Span) -> u32 {
-    session.source.line_col(span.start).0
+/// Runs what blocks away from the threads that wait for the network.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(BuildError::Cancelled),
+        },
+    }
 }

@@ -76,6 +76,8 @@ pub struct Output {
     pub annotations: BTreeMap<String, String>,
     /// Whether push rights are checked before the build.
     pub check_push: bool,
+    /// `--push-ignore-immutable-tag-errors`.
+    pub ignore_immutable: bool,
 }
 
 /// The layer cache and the volume.
@@ -121,6 +123,8 @@ pub struct Isolation {
     pub own_image: bool,
     /// Whether this is a container.
     pub container: bool,
+    /// Whether this is gVisor, whose inode numbers change.
+    pub gvisor: bool,
     /// `--force`.
     pub force: bool,
     /// `--kaniko-dir`: never part of a layer.

@@ -20,7 +20,9 @@ pub struct Scratch {
 
 /// Why there is no scratch directory.
 #[derive(Debug, thiserror::Error)]
-#[error("could not make a scratch directory in {path}: {source}; give --scratch-dir a directory that can be written")]
+#[error(
+    "could not make a scratch directory in {path}: {source}; give --scratch-dir a directory that can be written"
+)]
 pub struct ScratchError {
     path: PathBuf,
     source: io::Error,

@@ -64,7 +64,9 @@ pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
         },
         (None, Some(uid)) => Identity { uid, ..Identity::default() },
         (None, None) => {
-            return Err(format!("USER {user}: the image's /etc/passwd has no user {name:?}; add one with RUN, or give a number"));
+            return Err(format!(
+                "USER {user}: the image's /etc/passwd has no user {name:?}; add one with RUN, or give a number"
+            ));
         }
     };
     if let Some(wanted) = group_name {
@@ -90,7 +92,8 @@ fn member_of(name: &str, group: &str) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken line\nana:x:1000:1001:Ana:/home/ana:/bin/sh\nx:y\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken line\nana:x:1000:1001:Ana:/home/ana:/bin/sh\nx:y\n";
     const GROUP: &str = "root:x:0:\nana:x:1001:\nwheel:x:10:root,ana\nnonsense\nweb:x:33:ana\n";
 
     fn who(user: &str) -> Result<(u32, u32, Vec<u32>), String> {

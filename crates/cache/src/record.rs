@@ -101,7 +101,10 @@ impl StepRecord {
         }
         let [layer] = manifest.layers.as_slice() else { return Err(fail("has not exactly one layer")) };
         if Compression::of_layer(&layer.media_type).is_none() {
-            return Err(fail(&format!("has a layer of type {:?}, which no image can hold", layer.media_type)));
+            return Err(fail(&format!(
+                "has a layer of type {:?}, which no image can hold",
+                layer.media_type
+            )));
         }
         Ok(Self {
             key,

@@ -1,208 +1,251 @@
-//! `.dockerignore` and `--exclude`, by the rules of moby/patternmatcher: Go's patterns with `**`, `!` takes back, the last
-//! match wins, and what lies below a match is matched too.
+//! .dockerignore and `--exclude`: lists of patterns in which the last match wins.
 
-use crate::glob::BadPattern;
+use crate::go_match::{BadPattern, go_match};
+use crate::regex::Regex;
 
-/// Patterns compiled once.
-#[derive(Clone, Debug, Default)]
+/// One pattern of a list, compiled.
+#[derive(Debug)]
+pub struct Pattern {
+    /// Cleaned, without the `!`.
+    text: String,
+    exception: bool,
+    matcher: Matcher,
+}
+
+#[derive(Debug)]
+enum Matcher {
+    /// The path itself.
+    Exact,
+    /// A path that begins so: `dir/**`.
+    Prefix(String),
+    /// A path that ends so, or that is this without its leading slash: `**/name`.
+    Suffix(String),
+    Regex(Regex),
+}
+
+/// A compiled .dockerignore, or a list of `--exclude` patterns.
+#[derive(Debug, Default)]
 pub struct Ignore {
     patterns: Vec<Pattern>,
 }
 
-/// One pattern.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    parts: Vec<Part>,
-    takes_back: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    /// `**`: any number of components.
-    Any,
-    /// One component.
-    One(String),
-}
-
 impl Pattern {
-    /// Compiles one pattern; `None` if nothing is left of it once it is cleaned.
+    /// Compiles a pattern; a leading `!` makes it an exception. An empty pattern is `None`.
     ///
-    /// Fails if it is no pattern.
+    /// Fails with [`BadPattern`] if Go's matcher or its regular expressions refuse it.
     pub fn new(text: &str) -> Result<Option<Self>, BadPattern> {
-        let text = text.trim();
-        let (text, takes_back) = text.strip_prefix('!').map_or((text, false), |rest| (rest.trim(), true));
-        let clean = clean(text);
-        if clean.is_empty() {
+        let trimmed = text.trim();
+        if trimmed.is_empty() {
             return Ok(None);
         }
-        let parts: Vec<Part> = clean
-            .iter()
-            .map(|part| if *part == "**" { Part::Any } else { Part::One((*part).to_owned()) })
-            .collect();
-        for part in &parts {
-            if let Part::One(text) = part {
-                component(text, "")?;
-            }
-        }
-        Ok(Some(Self { parts, takes_back }))
+        let cleaned = clean(trimmed);
+        let bad = |why| BadPattern { pattern: text.to_owned(), why };
+        let (exception, text) = match cleaned.strip_prefix('!') {
+            Some("") => return Err(bad("behind the ! a pattern has to follow")),
+            Some(rest) => (true, rest.to_owned()),
+            None => (false, cleaned),
+        };
+        go_match(&text, ".").map_err(|error| bad(error.why))?;
+        let matcher = compile(&text)
+            .ok_or_else(|| bad("no regular expression can be made of it; escape its brackets"))?;
+        Ok(Some(Self { text, exception, matcher }))
     }
 
-    /// Whether the pattern matches this very path.
-    fn matches(&self, path: &[&str]) -> bool {
-        walk(&self.parts, path, false)
+    /// Whether it is an exception: what it matches is not ignored.
+    pub fn is_exception(&self) -> bool {
+        self.exception
     }
 
-    /// Whether something below `path` could match.
-    fn may_match_below(&self, path: &[&str]) -> bool {
-        walk(&self.parts, path, true)
+    /// The pattern, cleaned, without the `!`.
+    pub fn text(&self) -> &str {
+        &self.text
     }
-}
 
-/// One component against one part: `*` and friends, and `**` inside a part means `*`.
-fn component(part: &str, name: &str) -> Result<bool, BadPattern> {
-    crate::glob::go_match(&part.replace("**", "*"), name)
-}
-
-/// Matches component by component. `prefix` asks instead whether `path` can be the beginning of a match.
-fn walk(parts: &[Part], path: &[&str], prefix: bool) -> bool {
-    match (parts.first(), path.first()) {
-        (_, None) if prefix => !parts.is_empty(),
-        (None, None) => true,
-        (None, Some(_)) => false,
-        // `a/**` is what lies below a, not a itself.
-        (Some(Part::Any), None) => false,
-        (Some(Part::Any), Some(_)) if parts.len() == 1 => true,
-        (Some(Part::Any), Some(_)) => walk(&parts[1..], path, prefix) || walk(parts, &path[1..], prefix),
-        (Some(Part::One(_)), None) => false,
-        (Some(Part::One(part)), Some(name)) => {
-            component(part, name).unwrap_or(false) && walk(&parts[1..], &path[1..], prefix)
+    /// Whether the path itself matches: its parents are not looked at, nor the `!`.
+    pub fn matches(&self, path: &str) -> bool {
+        match &self.matcher {
+            Matcher::Exact => path == self.text,
+            Matcher::Prefix(prefix) => path.starts_with(prefix),
+            Matcher::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path),
+            Matcher::Regex(regex) => regex.is_match(path),
         }
     }
-}
 
-/// The components of a path, `.` and `..` worked out, leading slashes dropped.
-fn clean(path: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.is_empty() => {}
-            ".." => _ = parts.pop(),
-            part => parts.push(part),
-        }
+    /// The pattern without `**` or `*` as its last component.
+    fn stem(&self) -> &str {
+        let text = self.text.strip_suffix("/**").unwrap_or(&self.text);
+        text.strip_suffix("/*").unwrap_or(text)
     }
-    parts
 }
 
 impl Ignore {
-    /// Reads a `.dockerignore` file. Lines that begin with `#` are comments; blanks around a pattern are dropped.
+    /// Reads a .dockerignore.
     ///
-    /// Fails with the number of the first line that is no pattern.
-    pub fn parse(text: &str) -> Result<Self, (usize, BadPattern)> {
-        let mut patterns = Vec::new();
-        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            if line.starts_with('#') {
-                continue;
+    /// A line that begins with `#` is a comment; blanks around a pattern and a `/` before it go; `!` makes an exception.
+    /// Fails with the first bad pattern.
+    pub fn parse(text: &str) -> Result<Self, BadPattern> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+        let patterns = lines.filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let line = line.trim();
+            let (sign, pattern) = match line.strip_prefix('!') {
+                Some(rest) => ("!", rest.trim()),
+                None => ("", line),
+            };
+            if line.is_empty() {
+                return None;
             }
-            patterns.extend(Pattern::new(line).map_err(|bad| (number + 1, bad))?);
-        }
-        Ok(Self { patterns })
+            let cleaned = if pattern.is_empty() { String::new() } else { clean(pattern) };
+            let relative = cleaned.strip_prefix('/').filter(|rest| !rest.is_empty()).unwrap_or(&cleaned);
+            Some(format!("{sign}{relative}"))
+        });
+        Self::from_patterns(patterns)
     }
 
-    /// Compiles patterns that came one by one, as `--exclude` does.
-    pub fn new<'p>(patterns: impl IntoIterator<Item = &'p str>) -> Result<Self, BadPattern> {
-        let compiled: Result<Vec<_>, _> = patterns.into_iter().map(Pattern::new).collect();
-        Ok(Self { patterns: compiled?.into_iter().flatten().collect() })
+    /// A list of patterns as `--exclude` gives them: no comments, and a leading `/` stays.
+    pub fn from_patterns(patterns: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, BadPattern> {
+        let patterns = patterns.into_iter().filter_map(|pattern| Pattern::new(pattern.as_ref()).transpose());
+        Ok(Self { patterns: patterns.collect::<Result<_, _>>()? })
     }
 
-    /// Whether there is no pattern at all.
+    /// Whether nothing is ignored.
     pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }
 
-    /// Whether `path` (relative, with slashes) is ignored: it or a directory above it matches, and no later `!` pattern
-    /// takes it back.
-    pub fn is_ignored(&self, path: &str) -> bool {
-        let path = clean(path);
+    /// Whether there are exceptions.
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.exception)
+    }
+
+    /// The patterns in order.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// Whether a path is ignored: slash-separated, relative to the context. The context itself never is.
+    ///
+    /// A directory that is ignored still exists if something below it is not. Whether the path is a directory makes no
+    /// difference to these patterns.
+    pub fn is_ignored(&self, path: &str, _is_dir: bool) -> bool {
+        let path = path.trim_matches('/');
+        if path.is_empty() || path == "." || self.is_empty() {
+            return false;
+        }
+        // Which patterns matched the parent, as if a walk came down from the context.
+        let mut matched = vec![false; self.patterns.len()];
         let mut ignored = false;
-        for pattern in &self.patterns {
-            if pattern.takes_back == ignored
-                && (1..=path.len()).any(|length| pattern.matches(&path[..length]))
-            {
-                ignored = !pattern.takes_back;
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends {
+            ignored = self.step(&path[..end], &mut matched);
+        }
+        ignored
+    }
+
+    /// Judges one level of a path. A pattern that matched a parent matches below it; a pattern that could not change the
+    /// outcome is not tried, so that it does not count as a match for what is below.
+    fn step(&self, path: &str, matched: &mut [bool]) -> bool {
+        let mut ignored = false;
+        for (pattern, matched) in self.patterns.iter().zip(matched) {
+            if !*matched && pattern.exception == ignored {
+                *matched = pattern.matches(path);
+            }
+            if *matched {
+                ignored = !pattern.exception;
             }
         }
         ignored
     }
 
-    /// Whether an ignored directory need not be looked into, because nothing below it can be taken back.
+    /// Whether a walk may pass over a directory: it is ignored, and no exception can bring back anything below it.
     pub fn can_skip_dir(&self, path: &str) -> bool {
-        let path = clean(path);
-        self.is_ignored(&path.join("/"))
-            && !self.patterns.iter().any(|pattern| {
-                pattern.takes_back
-                    && (pattern.may_match_below(&path)
-                        || (1..=path.len()).any(|n| pattern.matches(&path[..n])))
-            })
+        let path = path.trim_matches('/');
+        if !self.is_ignored(path, true) {
+            return false;
+        }
+        let below = format!("{path}/");
+        self.patterns.iter().filter(|pattern| pattern.exception).all(|pattern| {
+            let stem = pattern.stem();
+            !stem.contains(['*', '[', ']', '?', '^', '\\']) && !format!("{stem}/").starts_with(&below)
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ignored(file: &str, path: &str) -> bool {
-        Ignore::parse(file).unwrap().is_ignored(path)
-    }
-
-    #[test]
-    fn the_rules_of_patternmatcher_hold() {
-        for (file, path, expected) in [
-            ("a", "a", true),
-            ("a", "a/b", true),
-            ("/a", "a", true),
-            ("a/", "a/b", true),
-            ("*", "a/b/c", true),
-            ("*\n!a", "a", false),
-            ("*\n!a", "a/b", false),
-            ("*\n!a/b", "a/c", true),
-            ("*\n!a/b", "a/b", false),
-            ("*.go", "a/b.go", false),
-            ("**/*.go", "a/b.go", true),
-            ("**/*.go", "b.go", true),
-            ("a/**", "a/b/c", true),
-            ("a/**", "a", false),
-            ("**", "a", true),
-            ("a/**/b", "a/b", true),
-            ("a/**/b", "a/x/y/b", true),
-            ("# a\nb", "b", true),
-            (" a ", "a", true),
-            ("!a\na", "a", true),
-            ("a\n!a\na", "a", true),
-            ("../a", "a", true),
-            ("a/../b", "b", true),
-            (".", "a", false),
-            ("", "a", false),
-            ("a?c", "abc", true),
-            ("[a-c]x", "bx", true),
-            ("a\\*", "a*", true),
-        ] {
-            assert_eq!(ignored(file, path), expected, "{file:?} {path}");
+/// The shortest path that means the same: Go's `filepath.Clean`.
+pub(crate) fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
         }
     }
-
-    #[test]
-    fn a_directory_is_skipped_only_if_nothing_below_it_can_come_back() {
-        let skip = |file: &str, path: &str| Ignore::parse(file).unwrap().can_skip_dir(path);
-        assert!(skip("a", "a"));
-        assert!(skip("*\n!b", "a"));
-        assert!(!skip("*\n!a/b", "a"));
-        assert!(!skip("*\n!**/x", "a"));
-        assert!(!skip("b", "a"));
+    let joined = parts.join("/");
+    match (rooted, joined.is_empty()) {
+        (true, _) => format!("/{joined}"),
+        (false, true) => ".".to_owned(),
+        (false, false) => joined,
     }
+}
 
-    #[test]
-    fn a_broken_pattern_is_named_by_its_line() {
-        assert_eq!(Ignore::parse("a\n[\n").unwrap_err().0, 2);
+/// Goes through a pattern once, as patternmatcher does: `None` if Go could not compile what comes out.
+fn compile(pattern: &str) -> Option<Matcher> {
+    let mut matcher = Matcher::Exact;
+    let mut expression = String::from("^");
+    let mut is_regex = false;
+    let mut chars = pattern.chars().peekable();
+    let mut first = true;
+    while let Some(c) = chars.next() {
+        match c {
+            '*' if chars.next_if_eq(&'*').is_some() => {
+                // `**/` is `**`.
+                chars.next_if_eq(&'/');
+                if chars.peek().is_some() {
+                    expression.push_str("(.*/)?");
+                    is_regex = true;
+                } else if !is_regex && matches!(matcher, Matcher::Exact) {
+                    matcher = Matcher::Prefix(pattern[..pattern.len() - 2].to_owned());
+                } else {
+                    expression.push_str(".*");
+                    is_regex = true;
+                }
+                if first {
+                    matcher = Matcher::Suffix(pattern[2..].to_owned());
+                    is_regex = false;
+                }
+            }
+            '*' => {
+                expression.push_str("[^/]*");
+                is_regex = true;
+            }
+            '?' => {
+                expression.push_str("[^/]");
+                is_regex = true;
+            }
+            '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => expression.extend(['\\', c]),
+            '\\' => {
+                expression.push('\\');
+                if let Some(escaped) = chars.next() {
+                    expression.push(escaped);
+                    is_regex = true;
+                }
+            }
+            '[' | ']' => {
+                expression.push(c);
+                is_regex = true;
+            }
+            other => expression.push(other),
+        }
+        first = false;
     }
+    if is_regex {
+        expression.push('$');
+        return Regex::new(&expression).map(Matcher::Regex);
+    }
+    Some(matcher)
 }

@@ -23,8 +23,8 @@ pub(crate) fn refuse(plan: &Plan, failure: Failure, scratch: Option<&Path>) -> R
                         use another rung of --isolation"
             .to_owned(),
         Place::Maps if plan.users == Users::All => {
-            "let the container keep the capabilities SETUID and SETGID, which it has unless the pod spec drops \
-             them, and run it as user 0"
+            "let the container keep the capabilities SETUID, SETGID and SETFCAP, which it has unless the pod spec \
+             drops them, and run it as user 0"
                 .to_owned()
         }
         Place::Maps => "the node lets this user make no user namespace of its own".to_owned(),
@@ -81,7 +81,7 @@ fn for_mount(errno: Errno) -> String {
         }
         Errno::PERM => {
             "set securityContext.seccompProfile.type: Unconfined for the container (or a Localhost profile that \
-             allows mount, umount2 and pivot_root)"
+             allows mount, umount2 and pivot_root); sandboxes such as gVisor refuse mounts whatever the pod spec says"
         }
         Errno::NOSYS => "the node's kernel (or its sandbox) doesn't know this call",
         Errno::NOENT => "what is to be mounted isn't there",

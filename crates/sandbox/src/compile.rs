@@ -93,7 +93,7 @@ fn root_plan(enclosure: Enclosure, tree: &Tree) -> Result<RootPlan, SandboxError
     match (enclosure.rung(), tree) {
         (Rung::Overlay, Tree::Overlay { lowers, upper, work }) => {
             // Left by a mount with `volatile` that may have been of the same directories; it would be refused again.
-            let _ = std::fs::remove_dir_all(work.join("work/incompat"));
+            forget_volatile(work);
             Ok(RootPlan::Overlay(layers(lowers, Some((upper, work)))?))
         }
         (Rung::Directory, Tree::Directory { path }) => Ok(RootPlan::Directory(c_path(path)?)),
@@ -101,6 +101,15 @@ fn root_plan(enclosure: Enclosure, tree: &Tree) -> Result<RootPlan, SandboxError
         (Rung::Root, Tree::Host) => Ok(RootPlan::Host),
         (rung, tree) => Err(SandboxError::Request(format!("rung {rung} can't enter the tree {tree:?}"))),
     }
+}
+
+/// Removes the mark of a volatile mount. Overlayfs makes it, and the directories above it, without any permission.
+pub(crate) fn forget_volatile(work: &Path) {
+    let inner = work.join("work");
+    for path in [&inner, &inner.join("incompat"), &inner.join("incompat/volatile")] {
+        let _ = std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    }
+    let _ = std::fs::remove_dir_all(inner.join("incompat"));
 }
 
 fn layers(lowers: &[PathBuf], writable: Option<(&PathBuf, &PathBuf)>) -> Result<Layers, SandboxError> {

@@ -4,14 +4,14 @@
 //! ended or Kiln says so, ends all of it. So Kiln itself waits for one child per step, by its id, and steps side by
 //! side can't take each other's children. If Kiln dies, the control pipe closes, and the step is ended all the same.
 
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus, set_dumpable_behavior, wait};
 
+use crate::family::{self, Family};
 use crate::plan::{Failure, Place, Plan};
 use crate::program;
 use crate::request::Exit;
@@ -90,8 +90,7 @@ pub(crate) struct Ends {
 pub(crate) struct Child {
     pub(crate) ends: Ends,
     pub(crate) surroundings: Surroundings,
-    /// The pod's /proc, to find children in; it stays at hand after pivot_root.
-    proc: Option<OwnedFd>,
+    family: Family,
     /// Descriptors to keep, sorted.
     keep: Vec<RawFd>,
     groups: Vec<rustix::process::Gid>,
@@ -100,22 +99,21 @@ pub(crate) struct Child {
 impl Child {
     pub(crate) fn prepare(plan: &Plan, ends: Ends) -> std::io::Result<Self> {
         let surroundings = Surroundings::prepare(plan)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty()).ok();
+        let family = Family::prepare();
         let mut keep: Vec<RawFd> = plan.open_files().map(AsRawFd::as_raw_fd).collect();
         keep.extend([ends.control.as_raw_fd(), ends.status.as_raw_fd(), surroundings.root().as_raw_fd()]);
-        keep.extend(proc.as_ref().map(AsRawFd::as_raw_fd));
+        keep.extend(family.descriptor().map(AsRawFd::as_raw_fd));
         keep.sort_unstable();
         let groups = plan.program.iter().flat_map(|program| &program.groups);
         let groups = groups.map(|&group| rustix::process::Gid::from_raw(group)).collect();
-        Ok(Self { ends, surroundings, proc, keep, groups })
+        Ok(Self { ends, surroundings, family, keep, groups })
     }
 
     /// The whole life of the process. Runs between fork and _exit.
     pub(crate) fn live(&mut self, plan: &Plan) -> u8 {
         match self.start(plan) {
             Ok(main) => {
-                let exit = self.attend(main, plan.namespaces.pid);
+                let exit = self.attend(main);
                 self.surroundings.undo();
                 Status::Ended(exit).send(self.ends.status.as_fd());
                 0
@@ -140,15 +138,19 @@ impl Child {
         }
         // From here on: this process is a copy of Kiln, secrets included, and the step may be the same user.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Place::Session.failed())?;
-        rustix::process::setsid().map_err(Place::Session.failed())?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(Place::Session.failed())?;
+        rustix::thread::set_name(family::NAME).map_err(Place::Session.failed())?;
+        sys::become_session().map_err(Place::Session.failed())?;
+        self.family.adopt(plan.namespaces.pid).map_err(Place::Session.failed())?;
         rustix::process::umask(Mode::empty());
         if let Some(name) = &plan.hostname {
             rustix::system::sethostname(name).map_err(Place::Hostname.failed())?;
         }
         if plan.namespaces.net {
-            sys::raise_loopback().map_err(Place::Loopback.failed())?;
+            match sys::raise_loopback() {
+                // In a pod with CAP_SYS_ADMIN and without CAP_NET_ADMIN: then there is no network at all.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(errno) => return Err(Failure { place: Place::Loopback, errno }),
+            }
         }
         self.surroundings.make(plan)?;
         let Some(step) = &plan.program else { return Ok(None) };
@@ -176,27 +178,15 @@ impl Child {
         }
     }
 
-    /// Waits for the program's end, ends whatever it left, and says how it ended. `alone`: this is process 1 of its own
-    /// PID namespace.
-    fn attend(&self, main: Option<Pid>, alone: bool) -> Exit {
+    /// Waits for the program's end, ends whatever it left, and says how it ended.
+    fn attend(&self, main: Option<Pid>) -> Exit {
         let Some(main) = main else { return Exit::Code(0) };
-        let exit = self.wait_for(main, alone);
-        loop {
-            while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-            if alone {
-                sys::signal_everybody(Signal::KILL);
-            } else if self.signal_children(Signal::KILL).is_err() {
-                // Without /proc, who is left can't be found, let alone waited for.
-                return exit;
-            }
-            // Each one signalled ends and wakes this up; by then, its own children are this process's.
-            if let Err(Errno::CHILD) = wait(WaitOptions::empty()) {
-                return exit;
-            }
-        }
+        let exit = self.wait_for(main);
+        self.family.end();
+        exit
     }
 
-    fn wait_for(&self, main: Pid, alone: bool) -> Exit {
+    fn wait_for(&self, main: Pid) -> Exit {
         let Ok(children) = sys::child_signals() else {
             return reap_until(main, WaitOptions::empty()).unwrap_or(Exit::Code(255));
         };
@@ -220,52 +210,17 @@ impl Child {
                 let mut byte = [0];
                 match rustix::io::read(&self.ends.control, &mut byte) {
                     Ok(1) if byte[0] == TERMINATE => {
-                        self.signal_all(main, alone, Signal::TERM);
-                        self.signal_all(main, alone, Signal::CONT);
+                        self.family.signal(main, Signal::TERM);
+                        self.family.signal(main, Signal::CONT);
                     }
                     Ok(1) if byte[0] != KILL => {}
                     _ => {
-                        self.signal_all(main, alone, Signal::KILL);
+                        self.family.signal(main, Signal::KILL);
                         controlled = false;
                     }
                 }
             }
         }
-    }
-
-    /// Signals everything in the step that can be found: all of a PID namespace, else the program's process group and
-    /// this process's children, whom orphans join. Their own children get theirs when they have become orphans.
-    fn signal_all(&self, main: Pid, alone: bool, signal: Signal) {
-        if alone {
-            sys::signal_everybody(signal);
-            return;
-        }
-        // While the program is unreaped its id can't be another's; a group lives on under it while it has members.
-        let _ = rustix::process::kill_process_group(main, signal);
-        let _ = self.signal_children(signal);
-    }
-
-    fn signal_children(&self, signal: Signal) -> Result<(), Errno> {
-        self.each_child(|child| {
-            let _ = rustix::process::kill_process(child, signal);
-        })
-    }
-
-    /// Calls `each` with every child of this process, found by its parent's id in /proc/PID/stat.
-    fn each_child(&self, mut each: impl FnMut(Pid)) -> Result<(), Errno> {
-        let proc = self.proc.as_ref().ok_or(Errno::NOENT)?;
-        let me = rustix::process::getpid().as_raw_nonzero().get();
-        rustix::fs::seek(proc, rustix::fs::SeekFrom::Start(0))?;
-        let mut buffer = [MaybeUninit::uninit(); 8192];
-        let mut entries = RawDir::new(proc, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let Some(pid) = number(entry.file_name().to_bytes()) else { continue };
-            if parent_of(proc.as_fd(), pid) == Some(me) {
-                Pid::from_raw(pid).into_iter().for_each(&mut each);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -288,34 +243,6 @@ pub(crate) fn exit_of(status: WaitStatus) -> Exit {
     }
 }
 
-fn number(digits: &[u8]) -> Option<i32> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_i32, |value, &digit| match digit {
-        b'0'..=b'9' => value.checked_mul(10)?.checked_add(i32::from(digit - b'0')),
-        _ => None,
-    })
-}
-
-/// The fourth field of /proc/PID/stat; the second one, the program's name, may hold anything, parentheses too.
-fn parent_of(proc: BorrowedFd<'_>, pid: i32) -> Option<i32> {
-    let mut path = crate::text::Text::new();
-    path.append_number(u32::try_from(pid).ok()?).ok()?;
-    path.push(b"stat").ok()?;
-    let file =
-        rustix::fs::openat(proc, path.as_c_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut buffer = [0_u8; 512];
-    let count = rustix::io::read(&file, &mut buffer).ok()?;
-    parent_in_stat(buffer.get(..count)?)
-}
-
-fn parent_in_stat(stat: &[u8]) -> Option<i32> {
-    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    let mut fields = stat.get(name_end + 1..)?.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
-    fields.nth(1).and_then(number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,12 +258,5 @@ mod tests {
         ] {
             assert_eq!(Status::from_bytes(status.to_bytes()), Some(status));
         }
-    }
-
-    #[test]
-    fn a_parent_is_found_whatever_the_program_is_called() {
-        assert_eq!(parent_in_stat(b"12 (a) S 34 5 6"), Some(34));
-        assert_eq!(parent_in_stat(b"12 (x) R 9 (y)) S 34 5 6"), Some(34));
-        assert_eq!(parent_in_stat(b"12 (a"), None);
     }
 }

@@ -12,6 +12,7 @@ mod cancel;
 mod choose;
 mod compile;
 mod error;
+mod family;
 mod init;
 mod lines;
 mod plan;

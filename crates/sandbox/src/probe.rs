@@ -65,7 +65,10 @@ fn probe_root() -> Result<Enclosure, Refusal> {
         return Err(refusal("unpacking an image over / as a user other than root", None, advice));
     }
     rustix::fs::access("/", Access::WRITE_OK).map_err(|errno| {
-        let advice = "set securityContext.readOnlyRootFilesystem: false";
+        let advice = match errno {
+            Errno::ROFS => "set securityContext.readOnlyRootFilesystem: false",
+            _ => "let the container keep the capability DAC_OVERRIDE, which it has unless the pod spec drops it",
+        };
         refusal("access(/, W_OK)", Some(errno.raw_os_error()), advice)
     })?;
     Ok(Enclosure { rung: Rung::Root, users: Users::Pod, pids: false })
@@ -86,13 +89,6 @@ fn probe_rung(scratch: &Path, rung: Rung) -> Result<Enclosure, Refusal> {
             Err(new) if refusal.is_none() || (users, pids) == (namespaced, false) => refusal = Some(new),
             Err(_) => {}
         }
-    }
-    // As root, a single id is worth having only where nothing better is.
-    if namespaced == Users::All
-        && rung.mounts()
-        && let Ok(enclosure) = try_way(scratch, Enclosure { rung, users: Users::Single, pids: false })
-    {
-        return Ok(enclosure);
     }
     Err(refusal.unwrap_or_else(|| Refusal {
         call: rung.to_string(),
@@ -138,7 +134,7 @@ impl Trial {
     fn new(scratch: &Path, enclosure: Enclosure) -> io::Result<Self> {
         fs::create_dir_all(scratch)?;
         let folder = scratch.join(format!(".kiln-probe-{}", rustix::process::getpid().as_raw_nonzero()));
-        let _ = fs::remove_dir_all(&folder);
+        remove(&folder);
         let tree = if enclosure.rung() == Rung::Overlay {
             Tree::Overlay {
                 lowers: vec![folder.join("lower")],
@@ -184,6 +180,11 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        remove(&self.folder);
     }
+}
+
+fn remove(folder: &Path) {
+    compile::forget_volatile(&folder.join("work"));
+    let _ = fs::remove_dir_all(folder);
 }

@@ -1,8 +1,9 @@
 //! Child: the step's main process, from its fork to its execve.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Mode, Timespec, Uid};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -36,7 +37,9 @@ pub(crate) fn become_it(plan: &Plan, program: &Program, groups: &[Gid]) -> Failu
 }
 
 fn prepare(plan: &Plan, program: &Program, groups: &[Gid]) -> Result<(), Failure> {
-    rustix::process::setsid().map_err(Place::Session.failed())?;
+    // A group, not a session: a group whose leader's parent is in another session counts as orphaned, and gVisor ends
+    // such a group with SIGHUP when one of its members is stopped.
+    rustix::process::setpgid(None, None).map_err(Place::Session.failed())?;
     if let RootPlan::Chroot(path) = &plan.root {
         rustix::process::chroot(path.as_c_str()).map_err(Place::Chroot.failed())?;
         rustix::process::chdir(c"/").map_err(Place::Chroot.failed())?;
@@ -107,11 +110,30 @@ fn become_user(users: Users, uid: Uid, gid: Gid, groups: &[Gid]) -> Result<(), E
     rustix::thread::set_thread_res_uid(uid, uid, uid)
 }
 
+/// How often, and at what distance, a program is tried that somebody has open for writing.
+const BUSY_TRIES: u32 = 100;
+const BUSY_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+
+/// execve, tried again while the file is open for writing: another thread of Kiln may just have written it, and a
+/// child that was forked meanwhile for another step has it open for an instant more.
+fn execute_one(candidate: &CStr, program: &Program) -> Errno {
+    let mut tries = 0;
+    loop {
+        match sys::execve(candidate, &program.arguments, &program.environment) {
+            Errno::TXTBSY if tries < BUSY_TRIES => {
+                tries += 1;
+                let _ = rustix::thread::nanosleep(&BUSY_PAUSE);
+            }
+            error => return error,
+        }
+    }
+}
+
 /// Tries the candidates in turn, as execvp does; gives the most telling error.
 fn execute(program: &Program) -> Errno {
     let mut result = Errno::NOENT;
     for candidate in &program.candidates {
-        match sys::execve(candidate, &program.arguments, &program.environment) {
+        match execute_one(candidate, program) {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => result = Errno::ACCESS,
             error => return error,

@@ -197,6 +197,7 @@ impl Watch<'_> {
             }
         };
         let died = self.init.wait()?;
+        crate::family::reap_strays();
         // All processes of the step are gone, so what they wrote is in the pipes. Their ends may still be open in a
         // child that was just forked for another step: no use in waiting for the end of file.
         for pipe in &mut self.pipes {

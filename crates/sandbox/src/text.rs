@@ -105,6 +105,17 @@ pub(crate) fn path_of(fd: BorrowedFd<'_>) -> Result<Text, Errno> {
     Ok(text)
 }
 
+/// The number that a name in /proc is, if it is one.
+pub(crate) fn number(digits: &[u8]) -> Option<i32> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_i32, |value, &digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(i32::from(digit - b'0')),
+        _ => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -100,6 +100,20 @@ impl Layout {
         Ok(platforms)
     }
 
+    /// The names of the entries that lead to the manifest `digest`: containerd's full name where there is one, else the
+    /// layout's own.
+    pub fn names(&self, digest: &Digest) -> Result<Vec<String>, StoreError> {
+        let mut names = Vec::new();
+        for entry in &self.index.manifests {
+            let leads = self.flatten(entry, DEPTH)?.iter().any(|listed| listed.descriptor.digest == *digest);
+            let name = note(entry, annotation::IMAGE_NAME).or_else(|| note(entry, annotation::REF_NAME));
+            if let Some(name) = name.filter(|_| leads) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
     /// Reads the image that fits `choice` best.
     pub fn find(&self, choice: &Choice) -> Result<LocalImage, StoreError> {
         let listed = self.listed(choice.name.as_deref(), choice.digest.as_ref())?;

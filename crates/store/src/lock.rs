@@ -55,12 +55,14 @@ pub(crate) fn attempt(path: &Path, mode: Mode) -> Result<Option<Lock>, StoreErro
     }
 }
 
-/// Waits for the directory `path` itself, where no lock file may be left.
+/// Waits for the directory `path` itself, where no lock file may be left. File systems that lock no directories go
+/// without.
 pub(crate) fn wait_for_directory(path: &Path) -> Result<Lock, StoreError> {
     let file = File::open(path).on("open", path)?;
     loop {
         match flock(&file, Mode::Exclusive, true) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_unsupported(&error) => return Ok(Lock { _file: file }),
             result => return result.on("lock", path).map(|()| Lock { _file: file }),
         }
     }
@@ -81,7 +83,9 @@ pub(crate) fn lease(path: &Path, file: &File) -> io::Result<bool> {
 
 /// The right to delete what is at `path`; `None` while it is read, or where that can't be known.
 pub(crate) fn claim(path: &Path) -> io::Result<Option<Lock>> {
-    let Some(file) = if_present(File::open(path))? else { return Ok(None) };
+    // NFS grants an exclusive lock only on what is open for writing, which directories never are.
+    let file = OpenOptions::new().read(true).write(true).open(path).or_else(|_| File::open(path));
+    let Some(file) = if_present(file)? else { return Ok(None) };
     match flock(&file, Mode::Exclusive, false) {
         Ok(()) if names(path, &file)? => Ok(Some(Lock { _file: file })),
         Ok(()) => Ok(None),
@@ -141,7 +145,7 @@ fn is_contended(error: &io::Error) -> bool {
 
 fn is_unsupported(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL]
+    [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::BADF]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

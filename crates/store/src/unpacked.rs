@@ -53,7 +53,8 @@ impl Store<ReadWrite> {
         }
         let directory = self.temporary_directory()?;
         let tree = directory.directory.path().join("tree");
-        fs::create_dir(&tree).on("create the directory", &tree)?;
+        // What the root of an image looks like unless a layer says otherwise, whatever the umask.
+        disk::make_directory(&tree, 0o755)?;
         Ok(Some(UnpackGuard { store: self.clone(), to, directory, tree, _lock: lock }))
     }
 

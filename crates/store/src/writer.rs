@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::blob::Blob;
 use crate::disk;
-use crate::error::{OnPath, StoreError};
+use crate::error::{OnPath, StoreError, if_present};
 use crate::lock::Lock;
 use crate::store::{ReadWrite, Store};
 
@@ -115,6 +115,16 @@ impl BlobWriter {
             Target::Fresh(temporary) => disk::persist(temporary, &to, durability)?,
         }
         Ok(found)
+    }
+
+    /// Throws everything away: what came is not what it should be. Unlike a drop, this leaves nothing to resume.
+    pub fn abandon(self) -> Result<(), StoreError> {
+        match &self.target {
+            Target::Fresh(_) => Ok(()),
+            Target::Part { path, .. } => {
+                if_present(std::fs::remove_file(path)).on("remove", path).map(|_| ())
+            }
+        }
     }
 
     fn file(&mut self) -> (&mut File, PathBuf) {

@@ -1,13 +1,12 @@
 //! File descriptors by number: which ones a child keeps.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use super::fork::last_error;
-
-/// How far descriptors are closed one by one where close_range isn't to be had.
-const MOST: libc::c_uint = 65_536;
 
 /// Child: puts a copy of `fd` at `number`, to be inherited.
 pub(crate) fn put_at(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
@@ -40,15 +39,34 @@ fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) {
     if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
         return;
     }
-    for fd in first..=last.min(MOST) {
-        let Ok(fd) = RawFd::try_from(fd) else { return };
-        // SAFETY: neither call touches memory; numbers that aren't open are refused.
-        unsafe {
-            if flags == 0 {
-                libc::close(fd);
-            } else {
-                libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+    // Before Linux 5.9, and in gVisor: one by one, as /proc lists them.
+    let list = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(list) = rustix::fs::open(c"/proc/self/fd", list, Mode::empty()) else { return };
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    loop {
+        let mut closed = false;
+        if rustix::fs::seek(&list, SeekFrom::Start(0)).is_err() {
+            return;
+        }
+        let mut entries = RawDir::new(&list, &mut buffer);
+        while let Some(Ok(entry)) = entries.next() {
+            let Some(fd) = crate::text::number(entry.file_name().to_bytes()) else { continue };
+            let in_range = libc::c_uint::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));
+            if !in_range || fd == list.as_raw_fd() {
+                continue;
             }
+            // SAFETY: neither call touches memory; see above about owners.
+            unsafe {
+                if flags == 0 {
+                    closed |= libc::close(fd) == 0;
+                } else {
+                    libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+                }
+            }
+        }
+        // Closing while listing may make the list skip some.
+        if !closed {
+            return;
         }
     }
 }

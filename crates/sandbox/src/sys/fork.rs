@@ -70,6 +70,13 @@ pub(crate) fn fork(namespaces: Namespaces, child: impl FnOnce() -> u8) -> Result
     }
 }
 
+/// Child: becomes the leader of a session and a process group of its own. (rustix takes the id that the call gives
+/// for a valid one; gVisor gives 0.)
+pub(crate) fn become_session() -> Result<(), Errno> {
+    // SAFETY: setsid touches no memory.
+    if unsafe { libc::setsid() } < 0 { Err(last_error()) } else { Ok(()) }
+}
+
 /// A null-terminated array of C strings, as execve takes it.
 #[derive(Debug)]
 pub(crate) struct Strings {

@@ -10,7 +10,7 @@ mod network;
 mod signals;
 
 pub(crate) use descriptors::{close_all_but, close_on_exec_from, put_at};
-pub(crate) use fork::{Namespaces, Strings, execve, fork, set_readonly_recursive};
+pub(crate) use fork::{Namespaces, Strings, become_session, execve, fork, set_readonly_recursive};
 pub(crate) use network::raise_loopback;
 pub(crate) use signals::{BlockedSignals, child_signals, reset_signals, signal_everybody};
 

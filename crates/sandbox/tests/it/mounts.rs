@@ -234,10 +234,9 @@ fn agent(listener: &UnixListener) {
     // A relay looks first whether anybody is there, and says nothing.
     while let Ok((mut stream, _)) = listener.accept() {
         let mut answer = String::new();
-        if stream.write_all(b"hello\n").is_ok() && BufReader::new(&stream).read_line(&mut answer).is_ok() {
-            if answer == "bye\n" {
-                return;
-            }
+        let told = stream.write_all(b"hello\n").and_then(|()| BufReader::new(&stream).read_line(&mut answer));
+        if told.is_ok() && answer == "bye\n" {
+            return;
         }
     }
 }

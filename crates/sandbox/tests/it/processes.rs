@@ -33,7 +33,7 @@ fn a_stopped_child_is_ended_too() {
     for stage in Stage::every() {
         let marker = marker();
         let ran = stage.run(&format!("busybox sleep {marker} & kill -STOP $!; busybox sleep 0.1; echo done"));
-        assert_eq!(ran.stdout, "done\n", "{}", stage.rung());
+        assert_eq!(ran.stdout, "done\n", "{}: {:?} {}", stage.rung(), ran.exit, ran.stderr);
         assert!(!is_running(&marker), "{}", stage.rung());
     }
 }
