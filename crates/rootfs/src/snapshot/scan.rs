@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use sha2::{Digest as _, Sha256};
 
@@ -18,7 +18,7 @@ use super::log::ChangeLog;
 use super::record::{ContentHash, Record, RecordReader, RecordWriter};
 use super::spool::SortedHashes;
 use crate::delta::dir_stack::DirStack;
-use crate::delta::disk::{look, names, open_file, read_link, xattrs, xattrs_of};
+use crate::delta::disk::{look, look_here, names, open_file, read_link, xattrs, xattrs_of};
 use crate::{IgnorePaths, Kind, Meta, Timestamp, TreePath};
 
 /// Before any time that a file can have.
@@ -280,13 +280,12 @@ impl Scan<'_> {
                 (visible && content == old.content, content)
             }
             (SnapshotMode::Time, kind) => (kind == old.meta.kind && same_times, None),
-            (SnapshotMode::Redo, _) => (visible, None),
             (SnapshotMode::Full, Kind::File) if visible && self.copied => (true, old.content),
             (SnapshotMode::Full, Kind::File) => {
                 let content = Some(self.file_hash(&name, &meta)?);
                 (visible && content == old.content, content)
             }
-            (SnapshotMode::Full, _) => (visible, None),
+            (SnapshotMode::Full | SnapshotMode::Redo, _) => (visible, None),
         };
         Ok((Record { depth, name, meta, xattrs, content }, verdict(same)))
     }
@@ -380,8 +379,7 @@ pub(crate) fn is_set_mtime(old: &Meta, new: &Meta, began: Timestamp) -> bool {
 
 fn look_at(stack: &DirStack<()>, name: &[u8]) -> io::Result<Option<Meta>> {
     if name.is_empty() {
-        let stat = rustix::fs::fstat(stack.handle()?.as_fd())?;
-        return Ok(Some(crate::delta::disk::meta_of(&stat)));
+        return look_here(stack.handle()?).map(Some);
     }
     look(stack.handle()?, name)
 }

@@ -187,16 +187,13 @@ impl Tracked {
         if self.open.is_none() {
             return Err(super::no_step_is_open());
         }
-        match self.next.take() {
-            Some((records, scanned)) => {
-                self.latest = scanned.latest;
-                self.known = Known::Records(records);
-                self.stale = false;
-            }
-            None => {
-                let before = Before::Records(self.reader(self.records()?)?);
-                self.take_records(before)?;
-            }
+        if let Some((records, scanned)) = self.next.take() {
+            self.latest = scanned.latest;
+            self.known = Known::Records(records);
+            self.stale = false;
+        } else {
+            let before = Before::Records(self.reader(self.records()?)?);
+            self.take_records(before)?;
         }
         self.open = None;
         Ok(())
