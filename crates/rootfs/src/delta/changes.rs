@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, openat};
 
 use super::dir_stack::{DIRECTORY, DirStack};
-use super::disk::{is_opaque, is_visible, is_whiteout, look, meta_of, names, open_file, read_link, xattrs};
+use super::disk::{is_opaque, is_visible, is_whiteout, look, look_here, names, open_file, read_link, xattrs};
 use super::failed;
 use crate::snapshot::{is_alike, is_set_mtime};
 use crate::{Change, ChangeSource, IgnorePaths, Kind, Meta, RootfsError, Timestamp, TreePath, View, What};
@@ -86,8 +86,7 @@ impl UpperChanges {
     fn start(&mut self) -> Result<(), RootfsError> {
         let path = TreePath::root();
         let fail = |error| failed("look at", b"", error);
-        let stat = rustix::fs::fstat(&self.root).map_err(|error| fail(error.into()))?;
-        let meta = meta_of(&stat);
+        let meta = look_here(&self.root).map_err(fail)?;
         // The root is in a layer only if it changed itself.
         if let Some(below) = self.below.stat(&path)?
             && self.differs(&path, &meta, &below)?

@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat,
-    chownat, lgetxattr, llistxattr, lsetxattr, makedev, mknodat, openat, readlinkat, statat, unlinkat,
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, RawDir, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat,
+    chownat, lgetxattr, llistxattr, lsetxattr, makedev, mknodat, openat, readlinkat, statx, unlinkat,
     utimensat,
 };
 use rustix::io::Errno;
@@ -21,18 +21,6 @@ pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 /// The xattr by which the `userxattr` flavour of overlayfs marks a directory that hides what lies below it.
 pub(crate) const OPAQUE: &str = "user.overlay.opaque";
 
-pub(crate) fn kind_of(stat: &Stat) -> Kind {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Kind::Directory,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Fifo => Kind::Fifo,
-        FileType::CharacterDevice => Kind::CharDevice,
-        FileType::BlockDevice => Kind::BlockDevice,
-        FileType::Socket => Kind::Socket,
-        FileType::RegularFile | FileType::Unknown => Kind::File,
-    }
-}
-
 fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
@@ -45,24 +33,9 @@ fn file_type(kind: Kind) -> FileType {
     }
 }
 
-/// What `stat` tells, without the target of a symlink.
-pub(crate) fn meta_of(stat: &Stat) -> Meta {
-    let kind = kind_of(stat);
-    let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-    Meta {
-        kind,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
-        size: if kind == Kind::Directory { 0 } else { u64::try_from(stat.st_size).unwrap_or(0) },
-        rdev: device.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))),
-        link: None,
-        inode: (stat.st_dev, stat.st_ino),
-        #[expect(clippy::cast_lossless, reason = "the type differs between architectures")]
-        nlink: stat.st_nlink as u64,
-        ctime: Timestamp { secs: stat.st_ctime, nanos: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) },
-    }
+/// What `handle` is, without the target of a symlink.
+pub(crate) fn look_here(handle: impl AsFd) -> io::Result<Meta> {
+    Ok(Meta::from_statx(&statx(handle, "", AtFlags::EMPTY_PATH, Meta::WANTED)?))
 }
 
 /// Whether this is how overlayfs writes down that a name is gone.
@@ -70,10 +43,10 @@ pub(crate) fn is_whiteout(meta: &Meta) -> bool {
     meta.kind == Kind::CharDevice && meta.rdev == Some((0, 0))
 }
 
-/// The entry `name` in `dir`; `None` if there is none.
+/// The entry `name` in `dir`, without the target of a symlink; `None` if there is none.
 pub(crate) fn look(dir: impl AsFd, name: &[u8]) -> io::Result<Option<Meta>> {
-    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(meta_of(&stat))),
+    match statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, Meta::WANTED) {
+        Ok(stat) => Ok(Some(Meta::from_statx(&stat))),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -129,10 +102,14 @@ pub(crate) fn is_visible(name: &[u8]) -> bool {
 
 /// The xattrs of `name` in `dir` that belong to an image.
 pub(crate) fn xattrs(dir: impl AsFd, name: &[u8]) -> io::Result<Xattrs> {
-    let path = proc_path(dir.as_fd(), name);
+    xattrs_of(&proc_path(dir.as_fd(), name))
+}
+
+/// The xattrs of what is at `path`, not followed, that belong to an image.
+pub(crate) fn xattrs_of(path: &[u8]) -> io::Result<Xattrs> {
     let mut list = Vec::with_capacity(1 << 10);
     loop {
-        match llistxattr(path.as_slice(), rustix::buffer::spare_capacity(&mut list)) {
+        match llistxattr(path, rustix::buffer::spare_capacity(&mut list)) {
             Ok(_) => break,
             Err(Errno::RANGE) => list.reserve(list.capacity() * 2),
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
@@ -141,7 +118,7 @@ pub(crate) fn xattrs(dir: impl AsFd, name: &[u8]) -> io::Result<Xattrs> {
     }
     let mut found = Vec::new();
     for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_visible(name)) {
-        if let Some(value) = xattr(&path, name)? {
+        if let Some(value) = xattr(path, name)? {
             found.push((name.to_vec(), value));
         }
     }
@@ -253,12 +230,13 @@ pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
+    open_up(&dir, name)?;
     let mut stack = super::dir_stack::DirStack::new(open_dir(&dir, name)?, ())?;
     let mut waiting = vec![names(stack.handle()?)?];
     while let Some(level) = waiting.last_mut() {
         let Some(child) = level.pop() else {
             waiting.pop();
-            if let Some(name) = waiting.last_mut().and_then(|above| above.pop()) {
+            if let Some(name) = waiting.last_mut().and_then(Vec::pop) {
                 stack.leave()?;
                 unlinkat(stack.handle()?, name.as_slice(), AtFlags::REMOVEDIR)?;
             }
@@ -267,6 +245,7 @@ pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
         match unlinkat(stack.handle()?, child.as_slice(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR | Errno::PERM) => {
+                open_up(stack.handle()?, &child)?;
                 stack.enter(&child, ())?;
                 let inside = names(stack.handle()?)?;
                 level.push(child);
@@ -276,4 +255,16 @@ pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
         }
     }
     Ok(unlinkat(dir, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Lets us into a directory of ours that shuts out even its owner, such as overlayfs's work directory.
+fn open_up(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+    if look(&dir, name)?.is_some_and(|meta| meta.mode & 0o700 != 0o700) {
+        match chmodat(&dir, name, Mode::RWXU, AtFlags::empty()) {
+            // Not ours: whether we get in is another question.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use super::builder::open_parent;
 use super::copy::copy_content;
 use super::dir_stack::DirStack;
 use super::disk::{
-    clear_xattrs, is_opaque, is_whiteout, look, make_special, make_whiteout, meta_of, names, open_dir,
+    clear_xattrs, is_opaque, is_whiteout, look, look_here, make_special, make_whiteout, names, open_dir,
     open_file, read_link, remove_all, set_meta, set_opaque, timespec, xattrs,
 };
 use crate::{IgnorePaths, Kind, Meta, TreePath};
@@ -113,7 +113,7 @@ impl Work<'_, '_> {
 
     /// Gives the target's current directory the metadata of the source's.
     fn own_meta(&mut self, name: &[u8]) -> io::Result<()> {
-        let meta = meta_of(&rustix::fs::fstat(self.source.handle()?)?);
+        let meta = look_here(self.source.handle()?)?;
         let xattrs = xattrs(self.source.handle()?, name)?;
         clear_xattrs(self.target.handle()?, b"", &xattrs)?;
         set_meta(self.target.handle()?, b"", &meta, &xattrs)?;

@@ -52,12 +52,12 @@ impl HostSnapshotter {
     /// Saves the tree as it is, for [`restore`](Self::restore). To be called before the first stage begins.
     pub fn preserve(&mut self) -> Result<(), RootfsError> {
         let to = self.fresh_dir("p", "tree")?;
-        copy_tree(self.handle(&self.root)?, &to, &self.options)
+        copy_tree(handle(&self.root)?, &to, &self.options)
     }
 
     /// Replaces the tree by the one that was preserved. No stage has the tree then.
     pub fn restore(&mut self) -> Result<(), RootfsError> {
-        let from = self.handle(&self.scratch.join("p").join("tree"))?;
+        let from = handle(&self.scratch.join("p").join("tree"))?;
         self.empty()?;
         copy_tree(from, &self.root, &self.options)
     }
@@ -65,12 +65,8 @@ impl HostSnapshotter {
     /// Removes everything in the tree that is not ignored. No stage has the tree then.
     pub fn empty(&mut self) -> Result<(), RootfsError> {
         self.current = None;
-        let root = self.handle(&self.root)?;
+        let root = handle(&self.root)?;
         remove::empty(root, &self.options.ignore).map_err(|error| failed("empty", bytes(&self.root), error))
-    }
-
-    fn handle(&self, path: &Path) -> Result<OwnedFd, RootfsError> {
-        openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|error| failed("open", bytes(path), error.into()))
     }
 
     fn fresh_dir(&self, above: &str, name: &str) -> Result<PathBuf, RootfsError> {
@@ -127,7 +123,7 @@ impl Snapshotter for HostSnapshotter {
         let fail = |error| failed("read the records of", bytes(&saved.path), error);
         let (records, path) = (records.try_clone().map_err(fail)?, saved.path.clone());
         self.empty()?;
-        copy_tree(self.handle(&path)?, &self.root, &self.options)?;
+        copy_tree(handle(&path)?, &self.root, &self.options)?;
         let tracked = Tracked::copied(self.root.clone(), self.scans()?, self.options.clone(), records)?;
         self.current = Some((stage, tracked));
         Ok(())
@@ -174,7 +170,7 @@ impl Snapshotter for HostSnapshotter {
         if whole {
             copy_tree(from, &path, &self.options)?;
         } else {
-            save::save(&from, &self.handle(&path)?, keep, &self.options.ignore)
+            save::save(&from, &handle(&path)?, keep, &self.options.ignore)
                 .map_err(|error| failed("save what later stages want in", bytes(&path), error))?;
         }
         self.saved.insert(stage, Saved { path, records });
@@ -194,4 +190,8 @@ impl Snapshotter for HostSnapshotter {
 
 fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_encoded_bytes()
+}
+
+fn handle(path: &Path) -> Result<OwnedFd, RootfsError> {
+    openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|error| failed("open", bytes(path), error.into()))
 }

@@ -117,7 +117,7 @@ impl LoggedChanges {
             self.path.push(record.name);
         }
         self.above.retain(|(above, _)| *above < depth);
-        let path = TreePath::new(&self.path.join(&b'/'));
+        let path = TreePath::new(self.path.join(&b'/'));
         let mut meta = record.meta;
         if tag == LINK && !self.linked.contains(&meta.inode) {
             return Ok(());

@@ -17,7 +17,7 @@ use super::unpack::Upper;
 use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, clock, unpack};
 use crate::delta::changes::UpperChanges;
 use crate::delta::dir_stack::DIRECTORY;
-use crate::delta::disk::{meta_of, names, remove_all, set_meta, xattrs};
+use crate::delta::disk::{look_here, names, remove_all, set_meta, xattrs};
 use crate::delta::failed;
 use crate::delta::merge::{From, Merge, Onto};
 use crate::{ChangeSource, Delta, Kind, Meta, OverlayView, RootfsError, Timestamp, TreePath, View, Xattrs};
@@ -53,6 +53,8 @@ pub struct OverlaySnapshotter {
     dangling: HashMap<usize, Vec<(TreePath, TreePath)>>,
     stages: BTreeMap<usize, Stage>,
     next: usize,
+    /// What an earlier build left in the scratch directory is gone.
+    swept: bool,
 }
 
 impl OverlaySnapshotter {
@@ -65,6 +67,7 @@ impl OverlaySnapshotter {
             dangling: HashMap::new(),
             stages: BTreeMap::new(),
             next: 0,
+            swept: false,
         }
     }
 
@@ -93,6 +96,22 @@ impl OverlaySnapshotter {
         Ok(())
     }
 
+    /// Removes what an earlier build left behind that was killed.
+    fn sweep(&mut self) -> Result<(), RootfsError> {
+        if !std::mem::replace(&mut self.swept, true) {
+            self.remove_dirs()?;
+        }
+        Ok(())
+    }
+
+    fn remove_dirs(&self) -> Result<(), RootfsError> {
+        for name in ["l", "u", "w"] {
+            let path = self.scratch.join(name);
+            remove_all(CWD, bytes(&path)).map_err(|error| failed("remove", bytes(&path), error))?;
+        }
+        Ok(())
+    }
+
     fn stage(&self, stage: usize) -> Result<&Stage, RootfsError> {
         self.stages.get(&stage).ok_or_else(|| super::no_such_stage(stage))
     }
@@ -115,6 +134,7 @@ impl OverlaySnapshotter {
 
     /// Makes sure that each of `layers` is a directory in `l/`, several at a time.
     fn fetch(&mut self, layers: &[BaseLayer]) -> Result<Vec<Layer>, RootfsError> {
+        self.sweep()?;
         self.make_dirs()?;
         let mut missing: Vec<(usize, &BaseLayer)> = Vec::new();
         let mut numbers: HashMap<DiffId, usize> = HashMap::new();
@@ -202,7 +222,7 @@ impl OverlaySnapshotter {
         let look = || {
             let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
             let dir = openat(CWD, &path, flags, Mode::empty())?;
-            Ok((meta_of(&rustix::fs::fstat(&dir)?), xattrs(&dir, b"")?))
+            Ok((look_here(&dir)?, xattrs(&dir, b"")?))
         };
         look().map_err(|error| failed("look at the layer", bytes(&path), error))
     }
@@ -255,7 +275,7 @@ impl OverlaySnapshotter {
     fn adds_nothing(&self, stage: usize, upper: &Path) -> Result<bool, RootfsError> {
         let look = || {
             let dir = openat(CWD, upper, DIRECTORY, Mode::empty())?;
-            let meta = meta_of(&rustix::fs::fstat(&dir)?);
+            let meta = look_here(&dir)?;
             let attributes = xattrs(&dir, b"")?;
             Ok((names(dir)?, meta, attributes))
         };
@@ -385,11 +405,7 @@ impl Snapshotter for OverlaySnapshotter {
         self.stages.clear();
         self.known.clear();
         self.dangling.clear();
-        for name in ["l", "u", "w"] {
-            let path = self.scratch.join(name);
-            remove_all(CWD, bytes(&path)).map_err(|error| failed("remove", bytes(&path), error))?;
-        }
-        Ok(())
+        self.remove_dirs()
     }
 }
 

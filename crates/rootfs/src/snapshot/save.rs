@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, mkdirat};
 
-use crate::delta::disk::{look, meta_of, open_dir, read_link, set_meta, set_mtime, xattrs};
+use crate::delta::disk::{look, look_here, open_dir, read_link, set_meta, set_mtime, xattrs};
 use crate::delta::merge::{From, Merge, Onto, copy_entry};
 use crate::{IgnorePaths, Kind, Meta, TreePath};
 
@@ -104,5 +104,5 @@ fn save_entry(here: &Step, name: &[u8], meta: &Meta) -> io::Result<()> {
 
 /// Something was made in a saved directory: its mtime stays that of the original.
 fn keep_mtime(here: &Step) -> io::Result<()> {
-    set_mtime(&here.to, b"", meta_of(&rustix::fs::fstat(&here.from)?).mtime)
+    set_mtime(&here.to, b"", look_here(&here.from)?.mtime)
 }

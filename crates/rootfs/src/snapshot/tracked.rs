@@ -187,16 +187,13 @@ impl Tracked {
         if self.open.is_none() {
             return Err(super::no_step_is_open());
         }
-        match self.next.take() {
-            Some((records, scanned)) => {
-                self.latest = scanned.latest;
-                self.known = Known::Records(records);
-                self.stale = false;
-            }
-            None => {
-                let before = Before::Records(self.reader(self.records()?)?);
-                self.take_records(before)?;
-            }
+        if let Some((records, scanned)) = self.next.take() {
+            self.latest = scanned.latest;
+            self.known = Known::Records(records);
+            self.stale = false;
+        } else {
+            let before = Before::Records(self.reader(self.records()?)?);
+            self.take_records(before)?;
         }
         self.open = None;
         Ok(())
@@ -206,6 +203,7 @@ impl Tracked {
         let fail = |error| failed("scan", self.name(), error);
         let out = nameless_file(&self.scratch).map_err(fail)?;
         let rules = Rules {
+            root: self.name(),
             mode: self.options.mode,
             ignore: &self.options.ignore,
             inodes: self.options.stable_inodes,

@@ -16,7 +16,7 @@ fn rewrite(path: &Path, content: &[u8]) {
 
 /// Each round makes layers, and a mount takes one page of their names.
 fn rounds(rung: Rung) -> u32 {
-    if rung == Rung::Overlay { 20 } else { 150 }
+    if rung == Rung::Overlay { 20 } else { 80 }
 }
 
 #[test]

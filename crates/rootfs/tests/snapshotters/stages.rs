@@ -252,7 +252,8 @@ fn hard_links_to_files_of_layers_below_are_made() {
     for name in ["etc/again", "etc/once more"] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Link);
-        (header.set_size(0), header.set_mode(0o644));
+        header.set_size(0);
+        header.set_mode(0o644);
         archive.append_link(&mut header, name, "etc/motd").unwrap();
     }
     let bytes = Arc::new(archive.into_inner().unwrap());
