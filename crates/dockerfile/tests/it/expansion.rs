@@ -47,12 +47,15 @@ fn words_expand_as_the_table_says() {
     let mut wrong = Vec::new();
     for (path, text) in case_files("expansion") {
         let mut setting = Setting { scope: BTreeMap::new(), escape: '\\', mode: "text".to_owned() };
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        for (number, line) in
+            text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        {
             if let Some(directive) = line.strip_prefix('@') {
                 setting.change(directive);
                 continue;
             }
-            let (raw, expected) = line.split_once(" =>").unwrap_or_else(|| panic!("{}: {line}", path.display()));
+            let (raw, expected) =
+                line.split_once(" =>").unwrap_or_else(|| panic!("{}: {line}", path.display()));
             let expected = expected.strip_prefix(' ').unwrap_or(expected);
             let found = setting.expand(raw).map_err(|error| error.to_string());
             let fits = match expected.strip_prefix("! ") {

@@ -1,5 +1,7 @@
 //! What the crate does, seen from outside. Cases that are data are in `tests/cases`.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its cases can't be read")]
+
 mod corners;
 mod expansion;
 mod files;
@@ -12,7 +14,8 @@ use std::path::{Path, PathBuf};
 /// The case files of a folder, with their text.
 fn case_files(folder: &str) -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(folder);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
