@@ -158,6 +158,7 @@ fn credentials(environment: &Environment, flags: &RegistryFlags) -> Result<Crede
         helpers,
         environment: environment.variables.clone().into_iter().collect(),
         service_account: service_account.is_dir().then_some(service_account),
+        ..CredentialOptions::default()
     }))
 }
 

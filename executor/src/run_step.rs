@@ -41,7 +41,9 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
         request.hosts = std::fs::read("/etc/hosts").ok();
     }
     let lent = crate::mounts::lend(work, run, &who)?;
-    request.user = User { uid: who.uid, gid: who.gid, groups: who.groups };
+    // The primary group is among the supplementary ones: else a file that denies it to others would not be denied.
+    let groups = std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect();
+    request.user = User { uid: who.uid, gid: who.gid, groups };
     request.env.extend(lent.env);
     request.mounts = lent.mounts;
     if let Some(script) = &run.script {

@@ -7,6 +7,11 @@ use std::process::{Command, Output};
 
 /// The `kiln` binary, built once.
 pub fn kiln() -> PathBuf {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    BUILT.get_or_init(build_kiln).clone()
+}
+
+fn build_kiln() -> PathBuf {
     if let Some(path) = std::env::var_os("KILN") {
         return path.into();
     }
@@ -112,7 +117,7 @@ fn base_tar(path: &Path) {
     let busybox = busybox.expect("busybox is installed: integration/scripts/install-test-tools");
     add("bin/busybox", tar::EntryType::Regular, 0o755, "", &busybox);
     for applet in [
-        "sh", "cat", "chmod", "chown", "cp", "echo", "env", "false", "grep", "id", "kill", "ln", "ls",
+        "sh", "base64", "cat", "chmod", "chown", "cp", "echo", "env", "false", "grep", "id", "kill", "ln", "ls",
         "mkdir", "mv", "nohup", "printf", "ps", "pwd", "rm", "sleep", "stat", "test", "touch", "true", "wc",
     ] {
         add(&format!("bin/{applet}"), tar::EntryType::Symlink, 0o777, "busybox", b"");

@@ -94,7 +94,8 @@ fn sources() -> BTreeMap<PathBuf, String> {
 
 fn is_test(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    text.contains("/tests/") || text.contains("/examples/")
+    text.contains("/tests/")
+        || text.contains("/examples/")
         || text.ends_with("tests.rs")
         || text.starts_with("integration")
         || text.contains("testkit")

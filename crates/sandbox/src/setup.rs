@@ -263,7 +263,11 @@ fn bind_from_memory(
     here: &Text,
     stage: &CStr,
 ) -> Result<(), Errno> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    // A script that is lent is run; a secret never is.
+    if meta.0 & 0o111 == 0 {
+        flags |= MountFlags::NOEXEC;
+    }
     rustix::mount::mount(c"none", stage, c"tmpfs", flags, c"mode=0700,nr_inodes=4")?;
     let result = open_topmost(stage).and_then(|memory| {
         write_file(memory.as_fd(), contents, meta)?;
