@@ -89,10 +89,17 @@ where
         let mut words = Words::default();
         event.record(&mut words);
         let level = *event.metadata().level();
-        let time = if self.timestamp || self.style == Style::Json { crate::clock::now_text() } else { String::new() };
+        let time = if self.timestamp || self.style == Style::Json {
+            crate::clock::now_text()
+        } else {
+            String::new()
+        };
         if self.style == Style::Json {
             let mut line = serde_json::Map::new();
-            line.insert("level".into(), level.as_str().to_ascii_lowercase().replace("warn", "warning").into());
+            line.insert(
+                "level".into(),
+                level.as_str().to_ascii_lowercase().replace("warn", "warning").into(),
+            );
             line.insert("msg".into(), words.message.into());
             line.insert("time".into(), time.into());
             line.extend(words.fields.into_iter().map(|(key, value)| (key, value.into())));

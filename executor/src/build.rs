@@ -219,7 +219,7 @@ fn dockerfile(at: &DockerfileAt, context: &std::path::Path) -> Result<(Source, I
     for path in candidates {
         let Ok(bytes) = std::fs::read(&path) else { continue };
         let ignore = Ignore::parse(&String::from_utf8_lossy(&bytes))
-            .map_err(|(line, bad)| BuildError::other(format!("{} line {line}: {bad}", path.display())))?;
+            .map_err(|bad| BuildError::other(format!("{}: {bad}", path.display())))?;
         return Ok((source, ignore));
     }
     Ok((source, Ignore::default()))

@@ -63,7 +63,13 @@ pub(crate) struct ExecutorFlags {
     #[arg(long, value_name = "NAME=CONTEXT", value_parser = pair)]
     pub(crate) build_context: Vec<(String, String)>,
     /// The platform to build for
-    #[arg(long, alias = "custom-platform", alias = "customPlatform", value_delimiter = ',', value_name = "OS/ARCH[/VARIANT]")]
+    #[arg(
+        long,
+        alias = "custom-platform",
+        alias = "customPlatform",
+        value_delimiter = ',',
+        value_name = "OS/ARCH[/VARIANT]"
+    )]
     pub(crate) platform: Vec<String>,
     /// KEY=VALUE for git contexts: branch, single-branch, depth, recurse-submodules, insecure-skip-tls. Repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]

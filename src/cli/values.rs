@@ -24,7 +24,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(fail)?;
         let number: f64 = rest[..digits].parse().map_err(|_| fail())?;
-        let unit_length = rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len() - digits);
+        let unit_length =
+            rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len() - digits);
         let seconds = match &rest[digits..digits + unit_length] {
             "ns" => 1e-9,
             "us" | "µs" => 1e-6,
@@ -58,7 +59,11 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         "ti" => 1024f64.powi(4),
         _ => return Err(fail()),
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sizes are positive and far below 2^53")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "sizes are positive and far below 2^53"
+    )]
     let size = (number * unit) as u64;
     Ok(size)
 }

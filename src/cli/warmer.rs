@@ -31,7 +31,13 @@ pub(crate) struct WarmerFlags {
     #[arg(long, default_value = "336h", value_parser = duration, value_name = "DURATION")]
     pub(crate) cache_ttl: Duration,
     /// The platform to warm for, or all. Repeatable
-    #[arg(long, alias = "customPlatform", alias = "custom-platform", value_delimiter = ',', value_name = "OS/ARCH[/VARIANT]")]
+    #[arg(
+        long,
+        alias = "customPlatform",
+        alias = "custom-platform",
+        value_delimiter = ',',
+        value_name = "OS/ARCH[/VARIANT]"
+    )]
     pub(crate) platform: Vec<String>,
     /// Keep layers unpacked too, for rung overlay
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]

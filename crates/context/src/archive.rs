@@ -2,17 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use kiln_rootfs::{Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, decompress, extract};
 
 use crate::ContextError;
 
-/// Whether a file is an archive that ADD unpacks. The file's position is lost.
+/// Whether a file is an archive that ADD unpacks.
 pub fn is_archive(file: &File) -> bool {
     let probe = || -> io::Result<bool> {
         let mut header = Vec::new();
-        match open_archive(file.try_clone()?)?.take(512).read_to_end(&mut header) {
+        match open_archive(file)?.take(512).read_to_end(&mut header) {
             Ok(_) => Ok(is_tar(&header)),
             Err(_) => Ok(false),
         }
@@ -34,27 +35,34 @@ fn is_tar(bytes: &[u8]) -> bool {
     said == sum
 }
 
-/// The decompressed bytes of an archive, from its start.
-pub fn open_archive(mut file: File) -> io::Result<Box<dyn Read + Send>> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut magic = [0; 6];
-    let mut filled = 0;
-    while filled < magic.len() {
-        match file.read(&mut magic[filled..])? {
-            0 => break,
-            length => filled += length,
-        }
+/// Reads a file from its start, whatever others do with its position.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.at)?;
+        self.at += length as u64;
+        Ok(length)
     }
-    file.seek(SeekFrom::Start(0))?;
-    Ok(match magic {
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2_rs::DecoderReader::new(file)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(xz(file)?),
-        _ => Box::new(decompress(file, Compression::None)),
+}
+
+/// The decompressed bytes of an archive, from its start.
+pub fn open_archive(file: &File) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = [0; 6];
+    let known = file.read_at(&mut magic, 0)?;
+    let reader = FromStart { file: file.try_clone()?, at: 0 };
+    Ok(match &magic[..known] {
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2_rs::DecoderReader::new(reader)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(xz(reader)?),
+        _ => Box::new(decompress(reader, Compression::None)),
     })
 }
 
 /// xz is decompressed into a nameless file: its library pushes bytes and can't be asked for them.
-fn xz(file: File) -> io::Result<File> {
+fn xz(file: impl Read) -> io::Result<File> {
     let mut out = tempfile::tempfile()?;
     lzma_rs::xz_decompress(&mut BufReader::new(file), &mut io::BufWriter::new(&mut out))
         .map_err(|error| io::Error::other(format!("{error:?}")))?;
@@ -65,7 +73,7 @@ fn xz(file: File) -> io::Result<File> {
 /// Unpacks the archive in `file` into the directory `into`.
 pub fn unpack(file: File, name: &str, into: &Path) -> Result<(), ContextError> {
     let fail = |why: String| ContextError::Archive { name: name.to_owned(), why };
-    let reader = open_archive(file).map_err(|error| fail(error.to_string()))?;
+    let reader = open_archive(&file).map_err(|error| fail(error.to_string()))?;
     let root = Root::open(into)?;
     let privileged = rustix::process::geteuid().is_root();
     let mut options = ExtractOptions {

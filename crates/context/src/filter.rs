@@ -24,7 +24,7 @@ impl ContextView {
             return Ok(true);
         }
         let text = String::from_utf8_lossy(path.as_bytes());
-        if !self.ignore.is_ignored(&text) {
+        if !self.ignore.is_ignored(&text, meta.is_dir()) {
             return Ok(true);
         }
         if !meta.is_dir() || self.ignore.can_skip_dir(&text) {

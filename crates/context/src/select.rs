@@ -65,7 +65,7 @@ pub fn select(view: &dyn View, selector: &Selector) -> Result<Vec<Item>, Context
 
 fn patterns<'p>(patterns: impl IntoIterator<Item = &'p str> + Clone) -> Result<Ignore, ContextError> {
     let first = patterns.clone().into_iter().next().unwrap_or_default().to_owned();
-    Ignore::new(patterns).map_err(|_| ContextError::Pattern(first))
+    Ignore::from_patterns(patterns).map_err(|_| ContextError::Pattern(first))
 }
 
 fn plain(
@@ -201,10 +201,10 @@ impl Walker<'_, '_> {
     ) -> Result<(), ContextError> {
         let text = String::from_utf8_lossy(path.as_bytes());
         let top = path.is_root();
-        let excluded = !top && self.item.exclude.is_ignored(&text);
+        let excluded = !top && self.item.exclude.is_ignored(&text, false);
         let included = match &self.item.include {
             None => true,
-            Some(include) => !top && include.is_ignored(&text),
+            Some(include) => !top && include.is_ignored(&text, false),
         };
         if included && !excluded {
             for (path, source, meta) in pending.drain(..) {

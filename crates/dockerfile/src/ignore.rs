@@ -4,7 +4,7 @@ use crate::go_match::{BadPattern, go_match};
 use crate::regex::Regex;
 
 /// One pattern of a list, compiled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pattern {
     /// Cleaned, without the `!`.
     text: String,
@@ -12,7 +12,7 @@ pub struct Pattern {
     matcher: Matcher,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Matcher {
     /// The path itself.
     Exact,
@@ -24,7 +24,7 @@ enum Matcher {
 }
 
 /// A compiled .dockerignore, or a list of `--exclude` patterns.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ignore {
     patterns: Vec<Pattern>,
 }

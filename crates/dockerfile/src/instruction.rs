@@ -99,6 +99,7 @@ impl<'a> Line<'a> {
             "EXPOSE" => self.expose(),
             "HEALTHCHECK" => self.healthcheck(),
             "ONBUILD" => self.onbuild(&heredocs),
+            "" => Err(vec![Diagnostic::error(self.whole.span(), "an instruction is missing here")]),
             _ => {
                 let written = self.keyword.text();
                 let near = self.near_keyword().map(|near| {

@@ -39,4 +39,5 @@ pub use lint::{LintFacts, lint, lint_with};
 pub use parse::{parse, parse_trigger};
 pub use print::to_text;
 pub use source::{Source, Span};
+pub use suggest::nearest;
 pub use word::{Expansion, Scope, Word};

@@ -6,7 +6,7 @@
 //! once: time is linear in the name, whatever the pattern.
 
 /// One step of an expression.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     /// One character of a set.
     One(Set),
@@ -24,7 +24,7 @@ enum Step {
     Boundary(bool),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Set {
     negated: bool,
     ranges: Vec<(char, char)>,
@@ -45,7 +45,7 @@ impl Set {
 }
 
 /// A compiled expression, anchored at both ends.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Regex {
     steps: Vec<Step>,
     /// What every match begins with: most names are refused by it.

@@ -1,15 +1,17 @@
 //! The nearest known name: at most two edits away, as BuildKit's hints are.
 
-/// The first of `options` that is nearest to `word`, unless `word` is one of them or none is within two edits.
-pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<String> {
+/// The first of `options` that is nearest to `word`, unless `word` is one of them or none is within two edits. Another
+/// case is one edit.
+pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let mut best = None;
     let mut limit = 3;
     for option in options {
         if option == word {
             return None;
         }
-        let distance = edits(word, option);
-        if distance < limit {
+        let distance = if option.eq_ignore_ascii_case(word) { 1 } else { edits(word, option) };
+        // Nothing of a name is left where all of its letters are replaced.
+        if distance < limit && distance < word.chars().count().max(option.chars().count()) {
             limit = distance;
             best = Some(option.to_owned());
         }
@@ -47,5 +49,7 @@ mod tests {
         assert_eq!(nearest("CDM", known).as_deref(), Some("CMD"));
         assert_eq!(nearest("WHATEVER", known), None);
         assert_eq!(nearest("ADD", known), None);
+        assert_eq!(nearest("x", ["y"]), None);
+        assert_eq!(nearest("chown", ["CHOWN"]).as_deref(), Some("CHOWN"));
     }
 }

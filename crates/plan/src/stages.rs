@@ -507,7 +507,7 @@ pub(crate) fn place(number: usize, places: &[usize]) -> usize {
 /// The nearest of `names` to `word`, whatever the case of their letters.
 fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
     let names: Vec<String> = names.map(str::to_ascii_lowercase).collect();
-    kiln_dockerfile::nearest(&word.to_ascii_lowercase(), names.iter().map(String::as_str)).map(str::to_owned)
+    kiln_dockerfile::nearest(&word.to_ascii_lowercase(), names.iter().map(String::as_str))
 }
 
 impl Environment {

@@ -156,15 +156,20 @@ pub(crate) fn network(at: &Attempt, error: reqwest::Error) -> Failure {
     }
     let mut cause = error.source();
     while let Some(inner) = cause {
-        // An I/O error doesn't give what it wraps as its source, but its source's source.
-        let wrapped = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = wrapped.and_then(|e| e.downcast_ref::<rustls::Error>()).or(inner.downcast_ref());
-        if let Some(rustls::Error::InvalidCertificate(why)) = tls {
+        if let Some(rustls::Error::InvalidCertificate(why)) = unwrapped(inner).downcast_ref() {
             return Failure::never(RegistryError::Certificate { at, why: why.to_string() });
         }
         cause = inner.source();
     }
     Failure::later(RegistryError::Unreachable { at, why: chain(&error) })
+}
+
+/// What I/O errors wrap: they don't give it as their source, but its source.
+fn unwrapped<'a>(mut error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        error = inner;
+    }
+    error
 }
 
 /// The failure of a connection that was silent for `stall`.

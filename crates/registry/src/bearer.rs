@@ -145,7 +145,8 @@ impl Bearer {
                     Some(secret @ LoginSecret::Basic { .. }) => {
                         Authorization { header: plain_header(&registry_auth(secret)), fresh: true }
                     }
-                    _ => nothing,
+                    // There is nothing better to try.
+                    _ => Authorization { header: None, fresh: true },
                 });
             }
             Some(Challenge::Bearer { realm, service, .. }) => (realm, service),
@@ -165,8 +166,16 @@ impl Bearer {
     }
 
     /// Takes note that `place` refused a request with `challenge`: the token for these scopes is dropped, and a login
-    /// that ends some day is asked for again.
-    pub(crate) async fn refused(&self, place: &Place, scopes: &BTreeSet<Scope>, challenge: Challenge) {
+    /// that ends some day is asked for again if it
+    /// was just `used`. Gives whether another login may be had.
+    pub(crate) async fn refused(
+        &self,
+        transport: &Transport,
+        place: &Place,
+        scopes: &BTreeSet<Scope>,
+        challenge: Challenge,
+        used: bool,
+    ) -> bool {
         let host = place.wire_host().to_owned();
         if let Challenge::Bearer { scope: Some(scope), .. } = &challenge
             && !scopes.iter().any(|known| same_repository(scope, &known.repository))
@@ -179,12 +188,14 @@ impl Bearer {
             *slot.lock().await = None;
         }
         let slot = lock(&self.logins).get(&(place.host.clone(), place.path.clone())).cloned();
-        if let Some(slot) = slot {
-            let mut found = slot.lock().await;
-            if found.as_ref().and_then(|f| f.login.as_ref()).is_some_and(|login| login.expires.is_some()) {
-                *found = None;
-            }
+        let Some(slot) = slot.filter(|_| used) else { return false };
+        let mut found = slot.lock().await;
+        let ends = found.as_ref().and_then(|f| f.login.as_ref()).is_some_and(|login| login.expires.is_some());
+        if ends {
+            transport.options.credentials.forget(&place.host).await;
+            *found = None;
         }
+        ends
     }
 
     async fn fetch(

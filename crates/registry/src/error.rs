@@ -206,9 +206,12 @@ impl RegistryError {
         }
     }
 
-    /// Whether every place that was asked answered that it doesn't have this.
+    /// Whether the registry answered that it doesn't have this; where only mirrors may be asked, whether all of them did.
     pub fn is_not_found(&self) -> bool {
-        self.every(|error| matches!(error, Self::NotFound { .. }))
+        match self {
+            Self::Everywhere { tried, no_fallback: false } => tried.last().is_some_and(Self::is_not_found),
+            other => other.every(|error| matches!(error, Self::NotFound { .. })),
+        }
     }
 
     /// Whether the registry wanted a login, another login, or more rights.
@@ -267,19 +270,19 @@ impl RegistryError {
 mod tests {
     use super::*;
 
-    fn attempt() -> Box<Attempt> {
-        Box::new(Attempt {
+    fn attempt() -> Attempt {
+        Attempt {
             action: "fetch the manifest",
             subject: "docker.io/library/debian:12".into(),
             host: "mirror.example".into(),
             mirror_of: Some("docker.io".into()),
             login: "none found".into(),
-        })
+        }
     }
 
     #[test]
     fn a_message_names_the_mirror_the_login_and_what_to_do() {
-        let error = RegistryError::Unauthorized { at: attempt(), detail: "UNAUTHORIZED".into() };
+        let error = RegistryError::Unauthorized { at: Box::new(attempt()), detail: "UNAUTHORIZED".into() };
         assert_eq!(
             error.to_string(),
             "could not fetch the manifest docker.io/library/debian:12 at mirror.example (a mirror of docker.io): not \
@@ -289,14 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn nowhere_to_be_found_means_that_every_place_said_so() {
-        let missing = || RegistryError::NotFound { at: attempt(), detail: String::new() };
-        let broken = RegistryError::Unreachable { at: attempt(), why: "refused".into() };
-        assert!(
-            RegistryError::Everywhere { tried: vec![missing(), missing()], no_fallback: true }.is_not_found()
-        );
-        assert!(
-            !RegistryError::Everywhere { tried: vec![missing(), broken], no_fallback: false }.is_not_found()
-        );
+    fn the_registry_itself_has_the_last_word_on_what_is_there() {
+        let missing = || RegistryError::NotFound { at: Box::new(attempt()), detail: String::new() };
+        let broken = || RegistryError::Unreachable { at: Box::new(attempt()), why: "refused".into() };
+        let of = |tried, no_fallback| RegistryError::Everywhere { tried, no_fallback };
+        assert!(of(vec![missing(), missing()], true).is_not_found());
+        assert!(of(vec![broken(), missing()], false).is_not_found());
+        assert!(!of(vec![broken(), missing()], true).is_not_found());
+        assert!(!of(vec![missing(), broken()], false).is_not_found());
     }
 }

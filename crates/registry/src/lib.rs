@@ -30,8 +30,8 @@ mod upload;
 
 pub use blob::{BlobSink, BlobSource, FileSource};
 pub use credentials::{
-    BuiltinHelper, ConfigFile, CredentialError, CredentialOptions, Credentials, Environment, Login,
-    LoginSecret, forget_login, save_login,
+    BuiltinHelper, Clock, ConfigFile, CredentialError, CredentialOptions, Credentials, Environment, Login,
+    LoginSecret, config_files, forget_login, login_file, save_login,
 };
 pub use error::{Attempt, RegistryError};
 pub use event::Event;

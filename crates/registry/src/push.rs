@@ -105,7 +105,7 @@ impl Registry {
             201 => Ok(true),
             // The registry began an upload instead.
             200..=299 => {
-                self.cancel_upload(place, &answer, &scopes).await;
+                self.cancel_upload(place, answer, &scopes).await;
                 Ok(false)
             }
             429 | 500..=599 => Err(answer.failure().await),
@@ -221,21 +221,20 @@ impl Registry {
         let path = format!("/v2/{}/blobs/uploads/", place.path);
         let ask = Ask::new(Method::POST, To::Path(path), &scopes, &at);
         let answer = self.transport().send(place, ask).await?.success().await?;
-        self.cancel_upload(place, &answer, &scopes).await;
+        self.cancel_upload(place, answer, &scopes).await;
         Ok(())
     }
 
     /// Tells the registry that nothing more will come. It forgets uploads by itself, so a failure means nothing.
-    async fn cancel_upload(&self, place: &Place, answer: &Answer, scopes: &BTreeSet<Scope>) {
+    async fn cancel_upload(&self, place: &Place, answer: Answer, scopes: &BTreeSet<Scope>) {
         let Some(url) = answer.header(LOCATION.as_str()).and_then(|to| answer.response.url().join(to).ok())
         else {
             return;
         };
-        let ask = Ask::new(Method::DELETE, To::Url(url), scopes, &answer.at);
-        // The slot of the first answer is still taken: with a limit of one, waiting for another would be for ever.
-        if self.transport().options.max_concurrency > 1 {
-            let _ = self.transport().send(place, ask).await;
-        }
+        // Its slot is given back first: those who wait for a second one while they hold one would wait for ever.
+        let at = answer.at.clone();
+        drop(answer);
+        let _ = self.transport().send(place, Ask::new(Method::DELETE, To::Url(url), scopes, &at)).await;
     }
 }
 

@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::answer::{Answer, network, stalled};
 use crate::bearer::{Bearer, Scope, authority};
-use crate::credentials::Found;
+use crate::credentials::{Exchange, Found};
 use crate::options::{Proxies, RegistryOptions};
 use crate::retry::{Again, Failure};
 use crate::route::{Direction, Place};
@@ -39,6 +39,8 @@ type Scheme = Arc<OnceCell<&'static str>>;
 pub(crate) struct Transport {
     pub(crate) options: RegistryOptions,
     trust: Trust,
+    /// For what is no registry: clouds' token services.
+    pub(crate) plain: Client,
     clients: Mutex<HashMap<(Option<String>, bool), Client>>,
     schemes: Mutex<HashMap<(String, Direction), Scheme>>,
     slots: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -100,17 +102,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Transport {
     pub(crate) fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         let trust = Trust::read(&options.tls)?;
-        let transport = Self {
+        // So that an option which can't be used is known before anything is built.
+        let plain = build_client(&options, &trust, None, true)?;
+        Ok(Self {
             options,
             trust,
+            plain,
             clients: Mutex::default(),
             schemes: Mutex::default(),
             slots: Mutex::default(),
             bearer: Bearer::default(),
-        };
-        // So that an option which can't be used is known before anything is built.
-        transport.build_client(None, true)?;
-        Ok(transport)
+        })
     }
 
     pub(crate) fn observe(&self, event: Event) {
@@ -120,7 +122,8 @@ impl Transport {
     }
 
     pub(crate) async fn find_login(&self, host: &str, path: &str) -> Found {
-        self.options.credentials.find(host, path).await
+        let exchange = Exchange { client: self.plain.clone(), clock: self.options.credentials.clock() };
+        self.options.credentials.find(host, path, &exchange).await
     }
 
     /// The HTTP client for `host`.
@@ -130,33 +133,10 @@ impl Transport {
         if let Some(client) = lock(&self.clients).get(&(special.clone(), verify)) {
             return Ok(client.clone());
         }
-        let client = self.build_client(special.as_deref(), verify).map_err(Failure::never)?;
+        let client =
+            build_client(&self.options, &self.trust, special.as_deref(), verify).map_err(Failure::never)?;
         lock(&self.clients).insert((special, verify), client.clone());
         Ok(client)
-    }
-
-    fn build_client(&self, host: Option<&str>, verify: bool) -> Result<Client, RegistryError> {
-        let tls = self.trust.config(host, verify, self.options.http2)?;
-        let mut builder = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .user_agent(&self.options.user_agent)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECT)
-            .tcp_keepalive(Duration::from_secs(30))
-            .http2_adaptive_window(true)
-            .no_proxy();
-        if !self.options.http2 {
-            builder = builder.http1_only();
-        }
-        for proxy in proxies(&self.options.proxies)? {
-            builder = builder.proxy(proxy);
-        }
-        builder.build().map_err(|error| RegistryError::Options {
-            what: "the HTTP client's",
-            path: "settings".into(),
-            why: error.to_string(),
-        })
     }
 
     async fn slot(&self, host: &str) -> Option<OwnedSemaphorePermit> {
@@ -255,9 +235,9 @@ impl Transport {
             at.login = self.bearer.describe(place).await;
             let answer = Answer { response, at, stall: self.options.retries.stall, _slot: slot };
             let Some(wanted) = wanted else { return Ok(answer) };
-            let hopeless = authorization.fresh || last;
-            self.bearer.refused(place, ask.scopes, wanted).await;
-            if hopeless {
+            let used = authorization.fresh;
+            let other = self.bearer.refused(self, place, ask.scopes, wanted, used).await;
+            if last || (used && !other) {
                 return Ok(answer);
             }
             if once {
@@ -380,9 +360,41 @@ fn protocol(at: &Attempt, what: &str) -> Failure {
     Failure::never(RegistryError::Protocol { at: Box::new(at.clone()), what: what.to_owned() })
 }
 
+/// What is spoken to directly: this machine, and clouds' metadata servers.
+const DIRECT: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,metadata.google.internal";
+
+fn build_client(
+    options: &RegistryOptions,
+    trust: &Trust,
+    host: Option<&str>,
+    verify: bool,
+) -> Result<Client, RegistryError> {
+    let tls = trust.config(host, verify, options.http2)?;
+    let mut builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(&options.user_agent)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT)
+        .tcp_keepalive(Duration::from_secs(30))
+        .http2_adaptive_window(true)
+        .no_proxy();
+    if !options.http2 {
+        builder = builder.http1_only();
+    }
+    for proxy in proxies(&options.proxies)? {
+        builder = builder.proxy(proxy);
+    }
+    builder.build().map_err(|error| RegistryError::Options {
+        what: "the HTTP client's",
+        path: "settings".into(),
+        why: error.to_string(),
+    })
+}
+
 fn proxies(options: &Proxies) -> Result<Vec<reqwest::Proxy>, RegistryError> {
     let no_proxy = options.no_proxy.as_deref().unwrap_or_default();
-    let direct = reqwest::NoProxy::from_string(&format!("localhost,127.0.0.0/8,::1,{no_proxy}"));
+    let direct = reqwest::NoProxy::from_string(&format!("{DIRECT},{no_proxy}"));
     // The address may hold a password: it is not shown.
     let unusable = |what| {
         move |_| RegistryError::Options { what, path: "[not shown]".into(), why: "it is no URL".into() }

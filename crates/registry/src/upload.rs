@@ -40,6 +40,9 @@ pub(crate) struct Upload<'a> {
     scopes: BTreeSet<Scope>,
     at: Attempt,
     chunk: Option<u64>,
+    /// Whether a request broke. Some registries forget an upload whose PUT broke off and keep one whose PATCH did;
+    /// Debian's (distribution 2.8) forgets both.
+    careful: bool,
     session: Option<Session>,
 }
 
@@ -78,6 +81,7 @@ impl<'a> Upload<'a> {
             scopes: scope(&place.path, RegistryOperation::Push),
             at: place.attempt("push", format!("{}/{}@{}", place.host, place.path, descriptor.digest)),
             chunk: registry.transport().options.chunk_size,
+            careful: false,
             session: None,
         }
     }
@@ -95,6 +99,7 @@ impl<'a> Upload<'a> {
                         tries.progressed();
                         mark = offset;
                     }
+                    self.careful = true;
                     if let Some(session) = &mut self.session {
                         session.unsure = true;
                         session.patching = true;
@@ -129,7 +134,8 @@ impl<'a> Upload<'a> {
         let url = location(&answer)?
             .ok_or_else(|| Failure::never(answer.protocol("it began an upload and did not say where")))?;
         let least = answer.header("oci-chunk-min-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        let patching = self.chunk.is_some_and(|chunk| chunk.max(least) < self.descriptor.size);
+        let patching =
+            self.careful || self.chunk.is_some_and(|chunk| chunk.max(least) < self.descriptor.size);
         Ok(Session { url, offset: 0, patching, unsure: false, least })
     }
 

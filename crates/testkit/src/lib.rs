@@ -7,11 +7,13 @@
 mod image;
 mod layer;
 mod registry;
+mod stand_in;
 mod tls;
 mod tree;
 
 pub use image::{TestImage, image};
 pub use layer::{Layer, LayerBuilder};
 pub use registry::{Auth, Fault, RegistryBuilder, Route, Seen, TestRegistry};
+pub use stand_in::{Asked, StandIn};
 pub use tls::TestAuthority;
 pub use tree::{Content, EntryKind, TreeEntry, parse_tree, print_tree};

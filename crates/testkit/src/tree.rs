@@ -1,15 +1,17 @@
 //! Trees as text, a line for each entry, sorted by path:
 //!
-//!     / dir 0755 0:0
-//!     /bin link 0:0 -> usr/bin
-//!     /etc/motd file 0644 0:0 12 sha256:9f2c…
-//!     /etc/issue file 0644 0:0 "Kiln\n" mtime=1700000000.5 user.note="x"
-//!     /big file 0644 0:0 pattern:100000
-//!     /etc/same hardlink -> /etc/motd
-//!     /dev/null char 0666 0:0 1:3        (block likewise)
-//!     /run/pipe fifo 0600 0:0
-//!     /gone deleted                      (in a layer: a whiteout)
-//!     /fresh opaque                      (in a layer: an opaque directory)
+//! ```text
+//! / dir 0755 0:0
+//! /bin link 0:0 -> usr/bin
+//! /etc/motd file 0644 0:0 12 sha256:9f2c…
+//! /etc/issue file 0644 0:0 "Kiln\n" mtime=1700000000.5 user.note="x"
+//! /big file 0644 0:0 pattern:100000
+//! /etc/same hardlink -> /etc/motd
+//! /dev/null char 0666 0:0 1:3        (block likewise)
+//! /run/pipe fifo 0600 0:0
+//! /gone deleted                      (in a layer: a whiteout)
+//! /fresh opaque                      (in a layer: an opaque directory)
+//! ```
 //!
 //! What is quoted takes `\n`, `\t`, `\\`, `\"` and `\xNN`; so do paths and targets, where `\x20` is a space.
 
@@ -106,6 +108,8 @@ pub fn print_tree(entries: &[TreeEntry]) -> String {
     })
 }
 
+const KINDS: [&str; 9] = ["file", "dir", "link", "hardlink", "fifo", "char", "block", "deleted", "opaque"];
+
 fn parse_line(line: &str) -> Result<TreeEntry, String> {
     let words = split(line)?;
     let mut words = words.iter().map(String::as_str).peekable();
@@ -115,6 +119,9 @@ fn parse_line(line: &str) -> Result<TreeEntry, String> {
         return Err("the path must begin with /".into());
     }
     let name = next("the kind")?;
+    if !KINDS.contains(&name) {
+        return Err(format!("{name} is no kind of entry"));
+    }
     let mut entry = TreeEntry {
         path,
         kind: EntryKind::Directory,
@@ -160,7 +167,7 @@ fn parse_line(line: &str) -> Result<TreeEntry, String> {
                 EntryKind::BlockDevice(major, minor)
             }
         }
-        "file" => EntryKind::File(match next("the content")? {
+        _ => EntryKind::File(match next("the content")? {
             text if text.starts_with('"') => Content::Bytes(unescape(text.trim_matches('"'))?),
             text if text.starts_with("pattern:") => Content::Bytes(pattern(number(&text[8..])?)),
             text if text.starts_with("zeros:") => Content::Bytes(vec![0; number(&text[6..])?]),
@@ -170,7 +177,6 @@ fn parse_line(line: &str) -> Result<TreeEntry, String> {
                 Content::Known { size, digest }
             }
         }),
-        other => return Err(format!("{other} is no kind of entry")),
     };
     for word in words {
         let (key, value) = word.split_once('=').ok_or_else(|| format!("what is {word}?"))?;
@@ -290,7 +296,7 @@ impl fmt::Display for TreeEntry {
             EntryKind::Fifo => write!(f, "fifo {mode:04o} {uid}:{gid}")?,
             EntryKind::CharDevice(major, minor) => write!(f, "char {mode:04o} {uid}:{gid} {major}:{minor}")?,
             EntryKind::BlockDevice(major, minor) => {
-                write!(f, "block {mode:04o} {uid}:{gid} {major}:{minor}")?
+                write!(f, "block {mode:04o} {uid}:{gid} {major}:{minor}")?;
             }
             EntryKind::Deleted => f.write_str("deleted")?,
             EntryKind::Opaque => f.write_str("opaque")?,

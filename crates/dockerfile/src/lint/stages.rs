@@ -79,7 +79,7 @@ fn check_names(file: &Dockerfile, report: &mut Report) {
             continue;
         };
         if matches!(name.as_str(), "context" | "scratch") {
-            let message = format!("{name} is a reserved name, and can't be a stage's");
+            let message = format!("{name} as a stage's name hides what {name} means elsewhere");
             report.add_to_file(warning(Rule::ReservedStageName, word.span, message));
         }
         if !seen.insert(name) {

@@ -117,6 +117,13 @@ impl ConfigFile {
         Self { origin: origin.to_owned(), content }
     }
 
+    /// The same file without its helper programs.
+    pub(super) fn without_helpers(mut self) -> Self {
+        self.content.cred_helpers.clear();
+        self.content.creds_store.clear();
+        self
+    }
+
     /// Where it came from.
     pub fn origin(&self) -> &str {
         &self.origin

@@ -97,7 +97,12 @@ mod tests {
         [("PATH".to_owned(), format!("relative:{}:/usr/bin:/bin", folder.display()))].into_iter().collect()
     }
 
+    /// One at a time: a program that is just being written, by a descriptor that another test's child has inherited, can't
+    /// be started.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     async fn ask(script: &str) -> Result<Option<Login>, String> {
+        let _turn = TURN.lock().await;
         let folder = tempfile::tempdir().unwrap();
         let environment = program(folder.path(), script);
         let path = find("probe", &environment).unwrap();

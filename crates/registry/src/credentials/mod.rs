@@ -2,21 +2,37 @@
 //! the clouds. Sources are asked in order; the first that knows the registry wins. A source that fails is reported and
 //! passed over, so that a broken helper doesn't stop the pull of a public image.
 
+mod acr;
+mod aws;
 mod docker_config;
+mod ecr;
 mod environment;
+mod exchange;
+mod google;
 mod helper;
+mod locations;
 mod login;
+mod pull_secrets;
+mod sigv4;
+#[cfg(test)]
+mod tests;
 mod variables;
 
+use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use kiln_oci::Redacted;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 pub use docker_config::{ConfigFile, CredentialError};
 pub use environment::Environment;
+pub use exchange::Clock;
+pub(crate) use exchange::Exchange;
+pub use locations::{config_files, login_file};
 pub use login::{forget_login, save_login};
 
 /// A login for one registry, and where it came from.
@@ -111,19 +127,20 @@ impl std::str::FromStr for BuiltinHelper {
 }
 
 /// What [`Credentials`] are made from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CredentialOptions {
-    /// Config files, the most important first: the contents of `DOCKER_AUTH_CONFIG`, docker's config.json, podman's
-    /// auth files.
+    /// Config files, the most important first (see [`config_files`]).
     pub files: Vec<ConfigFile>,
     /// The built-in sources to ask after the files.
     pub helpers: Vec<BuiltinHelper>,
     /// A snapshot of the environment: `PATH` (where helper programs are looked for; they get the whole snapshot),
-    /// `KANIKO_*`, `CI_REGISTRY*`, `AWS_*`, `GOOGLE_*`, `AZURE_*`.
+    /// `HOME`, `KANIKO_*`, `CI_REGISTRY*`, `AWS_*`, `GOOGLE_*`, `AZURE_*`, `KUBERNETES_*`.
     pub environment: Environment,
     /// The folder of the pod's service account (`/var/run/secrets/kubernetes.io/serviceaccount`), if the pod's
     /// `imagePullSecrets` may be used.
     pub service_account: Option<PathBuf>,
+    /// Tells the time that is signed into requests to clouds.
+    pub clock: Clock,
 }
 
 impl Default for CredentialOptions {
@@ -133,15 +150,41 @@ impl Default for CredentialOptions {
             helpers: BuiltinHelper::ALL.to_vec(),
             environment: Environment::default(),
             service_account: None,
+            clock: Arc::new(SystemTime::now),
         }
     }
 }
 
+impl fmt::Debug for CredentialOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialOptions")
+            .field("files", &self.files)
+            .field("helpers", &self.helpers)
+            .field("environment", &self.environment)
+            .field("service_account", &self.service_account)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long a source that failed, or knew nothing, is left in peace.
+const QUIET: Duration = Duration::from_secs(60);
+
 /// All sources of logins. Cheap to clone; shows no secret.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    options: Arc<CredentialOptions>,
+    shared: Arc<Shared>,
 }
+
+#[derive(Debug)]
+struct Shared {
+    options: CredentialOptions,
+    /// What clouds and programs said, by source and host, until it has to be asked again.
+    fetched: Mutex<HashMap<(String, String), (Instant, Answer)>>,
+    pull_secrets: OnceCell<Result<Vec<ConfigFile>, String>>,
+}
+
+/// What a source said: a login, none, or why it failed.
+type Answer = Result<Option<Login>, String>;
 
 /// What the sources said of a repository.
 #[derive(Clone, Debug, Default)]
@@ -152,6 +195,17 @@ pub(crate) struct Found {
     pub(crate) failures: Vec<(String, String)>,
 }
 
+impl Found {
+    /// Takes in what `source` said. Gives whether the search is over.
+    fn settle(&mut self, source: &str, result: Answer) -> bool {
+        match result {
+            Ok(login) => self.login = login,
+            Err(why) => self.failures.push((source.to_owned(), why)),
+        }
+        self.login.is_some()
+    }
+}
+
 impl Credentials {
     /// No logins at all.
     pub fn anonymous() -> Self {
@@ -160,10 +214,11 @@ impl Credentials {
 
     /// Logins from the sources in `options`.
     pub fn new(options: CredentialOptions) -> Self {
-        Self { options: Arc::new(options) }
+        let shared = Shared { options, fetched: Mutex::default(), pull_secrets: OnceCell::new() };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// One login for one registry, from nowhere else. For tests and `executor login --check`.
+    /// One login for one registry, from nowhere else.
     pub fn fixed(host: &str, user: &str, password: &str) -> Self {
         let file = ConfigFile::single(host, user, password, "the command line");
         Self::new(CredentialOptions {
@@ -173,55 +228,86 @@ impl Credentials {
         })
     }
 
+    pub(crate) fn clock(&self) -> Clock {
+        Arc::clone(&self.shared.options.clock)
+    }
+
     /// Asks the sources, in order, for a login to `path` at `host`.
-    pub(crate) async fn find(&self, host: &str, path: &str) -> Found {
+    pub(crate) async fn find(&self, host: &str, path: &str, exchange: &Exchange) -> Found {
+        let options = &self.shared.options;
         let mut found = Found::default();
-        let mut settle = |source: &str, result: Result<Option<Login>, String>| match result {
-            Ok(Some(login)) => {
-                found.login = Some(login);
-                true
-            }
-            Ok(None) => false,
-            Err(why) => {
-                found.failures.push((source.to_owned(), why));
-                false
-            }
-        };
-        for file in &self.options.files {
+        for file in &options.files {
             if let Some(program) = file.helper_for(host) {
-                let result = self.ask_program(program, file.key_for_helper(host)).await;
-                if settle(&format!("docker-credential-{program}"), result) {
+                let result = self.ask_program(program, file.key_for_helper(host), host, exchange).await;
+                if found.settle(&format!("docker-credential-{program}"), result) {
                     return found;
                 }
             }
-            if settle(file.origin(), Ok(file.entry(host, path))) {
+            if found.settle(file.origin(), Ok(file.entry(host, path))) {
                 return found;
             }
         }
-        for helper in &self.options.helpers {
-            if settle(helper.name(), self.ask_builtin(*helper, host).await) {
+        for helper in &options.helpers {
+            if found.settle(helper.name(), self.ask_builtin(*helper, host, exchange).await) {
                 return found;
+            }
+        }
+        if let Some(folder) = &options.service_account {
+            let load = || pull_secrets::load(folder, &options.environment, exchange);
+            match self.shared.pull_secrets.get_or_init(load).await {
+                Ok(files) => found.login = files.iter().find_map(|file| file.entry(host, path)),
+                Err(why) => found.failures.push(("imagePullSecrets".to_owned(), why.clone())),
             }
         }
         found
     }
 
-    async fn ask_program(&self, program: &str, key: String) -> Result<Option<Login>, String> {
-        match helper::find(program, &self.options.environment) {
-            Some(path) => helper::get(&path, program, &key, &self.options.environment).await,
-            None => match BuiltinHelper::for_program(program) {
-                Some(builtin) => self.ask_builtin(builtin, &key).await,
-                None => Err(format!("the program docker-credential-{program} is not in PATH")),
-            },
+    async fn ask_program(&self, program: &str, key: String, host: &str, exchange: &Exchange) -> Answer {
+        let environment = &self.shared.options.environment;
+        if let Some(path) = helper::find(program, environment) {
+            let source = format!("docker-credential-{program}");
+            return self.once(&source, host, helper::get(&path, program, &key, environment)).await;
+        }
+        match BuiltinHelper::for_program(program) {
+            Some(builtin) => self.ask_builtin(builtin, host, exchange).await,
+            None => Err(format!("the program docker-credential-{program} is not in PATH")),
         }
     }
 
-    async fn ask_builtin(&self, helper: BuiltinHelper, host: &str) -> Result<Option<Login>, String> {
-        let environment = &self.options.environment;
+    async fn ask_builtin(&self, helper: BuiltinHelper, host: &str, exchange: &Exchange) -> Answer {
+        let environment = &self.shared.options.environment;
+        let name = helper.name();
         match helper {
             BuiltinHelper::Env => Ok(variables::kaniko(environment, host)),
             BuiltinHelper::Gitlab => Ok(variables::gitlab(environment, host)),
+            BuiltinHelper::Google if google::serves(host) => {
+                self.once(name, "every host", google::login(environment, exchange)).await
+            }
+            BuiltinHelper::Ecr if ecr::parse(host).is_some() => {
+                self.once(name, host, ecr::login(host, environment, exchange)).await
+            }
+            BuiltinHelper::Acr if acr::serves(host) => {
+                self.once(name, host, acr::login(host, environment, exchange)).await
+            }
             BuiltinHelper::Google | BuiltinHelper::Ecr | BuiltinHelper::Acr => Ok(None),
         }
+    }
+
+    /// Fetches a login, unless the answer from before is still good. One at a time: a dozen layers ask at once.
+    async fn once(&self, source: &str, host: &str, fetch: impl Future<Output = Answer>) -> Answer {
+        let key = (source.to_owned(), host.to_owned());
+        let mut fetched = self.shared.fetched.lock().await;
+        if let Some((_, answer)) = fetched.get(&key).filter(|(end, _)| Instant::now() < *end) {
+            return answer.clone();
+        }
+        let answer = fetch.await;
+        let end = answer.as_ref().ok().and_then(|login| login.as_ref()?.expires);
+        fetched.insert(key, (end.unwrap_or_else(|| Instant::now() + QUIET), answer.clone()));
+        answer
+    }
+
+    /// Forgets the logins that were fetched for `host`, because one of them was refused.
+    pub(crate) async fn forget(&self, host: &str) {
+        self.shared.fetched.lock().await.retain(|(_, owner), _| owner != host && owner != "every host");
     }
 }
