@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kiln_rootfs::{DeltaBuilder, View, Whiteouts};
 use proptest::prelude::*;
 
-use crate::bench::{Bench, Layer, RUNGS, Rung, view_of};
+use crate::bench::{Bench, Layer, Rung, rungs, view_of};
 use crate::model::{Model, Op, build, lines_of, perform};
 
 fn path() -> impl Strategy<Value = String> {
@@ -127,7 +127,7 @@ proptest! {
     ) {
         let mut digests: BTreeMap<Vec<String>, Vec<Rung>> = BTreeMap::new();
         let mut names = Vec::new();
-        for rung in RUNGS {
+        for rung in rungs() {
             let layers = run(rung, &steps);
             names.push((rung, layers.iter().map(Layer::names).collect::<Vec<_>>()));
             let all = layers.iter().map(|layer| layer.blob.digest.to_string()).collect();
