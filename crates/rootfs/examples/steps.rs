@@ -8,14 +8,14 @@
     reason = "a measurement talks to whoever runs it"
 )]
 
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_rootfs::{
-    BaseLayer, Compression, Delta, DirectorySnapshotter, EmptyView, HostSnapshotter, LayerOptions,
-    OverlaySnapshotter, SnapshotOptions, Snapshotter, Tree, write_layer,
+    BaseLayer, Compression, Delta, DeltaBuilder, DirectorySnapshotter, EmptyView, HostSnapshotter, Kind,
+    LayerOptions, Meta, OverlaySnapshotter, SnapshotOptions, Snapshotter, Tree, TreePath, View, write_layer,
 };
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -47,6 +47,7 @@ fn main() -> Outcome<()> {
         snapshotter.base(0, &[layer])?;
         println!("{name}: base {:.0} ms", milliseconds(began));
         steps(name, &mut *snapshotter, &root)?;
+        copy(name, &mut *snapshotter, &dir)?;
         println!("{name}: peak memory {} MB", peak_memory()?);
         snapshotter.cleanup()?;
     }
@@ -76,6 +77,38 @@ fn steps(name: &str, snapshotter: &mut dyn Snapshotter, host: &Path) -> Outcome<
             "{name}: step {step}: begin {before:.1} ms, changes {scan:.1} ms, with layer and commit {after:.1} ms"
         );
     }
+    Ok(())
+}
+
+/// A COPY of 20000 files of 4 KB into a directory that is there below.
+fn copy(name: &str, snapshotter: &mut dyn Snapshotter, dir: &Path) -> Outcome<()> {
+    let mut source = tempfile::tempfile()?;
+    source.write_all(&[7; 4096])?;
+    let mut meta = Meta::new(Kind::File, 0o644);
+    meta.size = 4096;
+    let began = Instant::now();
+    let below = snapshotter.view(0)?;
+    let mut builder = DeltaBuilder::new(&dir.join("delta"), &*below)?;
+    for number in 0..20_000 {
+        let path = TreePath::new(format!("usr/d0/e1/new{}/file{number}", number / 100));
+        if number % 100 == 0 {
+            builder.mkdir_all(&path.parent().unwrap_or_default(), (0, 0), 0o755)?;
+        }
+        if builder.stat(&path)?.is_none() {
+            builder.put_file(&path, &source, &meta, &[])?;
+        }
+    }
+    let delta = builder.finish()?;
+    let built = milliseconds(began);
+    let mut out = Vec::new();
+    write_layer(&mut *delta.changes(below)?, &LayerOptions::default(), &mut out)?;
+    let written = milliseconds(began) - built;
+    snapshotter.apply(0, delta)?;
+    let applied = milliseconds(began) - built - written;
+    println!("{name}: copy: delta {built:.0} ms, layer {written:.0} ms, apply {applied:.0} ms");
+    let began = Instant::now();
+    snapshotter.begin(0)?;
+    println!("{name}: begin after the copy {:.0} ms", milliseconds(began));
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! Makes a [`Delta`] entry by entry, for COPY, ADD and WORKDIR, on top of a tree that is only looked at.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, mkdirat, openat, symlinkat};
 
@@ -16,6 +18,9 @@ use super::disk::{
 };
 use super::{failed, not_a_directory, not_there};
 use crate::{Kind, Meta, RootfsError, TreePath, View};
+
+/// How many directories are remembered.
+const SEEN: usize = 32;
 
 /// Makes a delta on top of `below`.
 ///
@@ -30,6 +35,8 @@ pub struct DeltaBuilder<'a> {
     pub(super) root: OwnedFd,
     /// For each directory on the way: whether what is below shows through it.
     stack: DirStack<bool>,
+    /// Where directories lie that were asked for.
+    seen: Mutex<VecDeque<(TreePath, Arc<Dir>)>>,
 }
 
 impl<'a> DeltaBuilder<'a> {
@@ -47,7 +54,7 @@ impl<'a> DeltaBuilder<'a> {
             set_meta(&root, b"", &meta, &xattrs).map_err(fail)?;
         }
         let stack = DirStack::new(open()?, true).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), below, root, stack })
+        Ok(Self { path: path.to_owned(), below, root, stack, seen: Mutex::default() })
     }
 
     /// Puts a regular file at `path` with the bytes of `source` from its start; `meta.size` says how many. Blocks are
@@ -181,6 +188,7 @@ impl<'a> DeltaBuilder<'a> {
         }
         self.make_room(path)?;
         if *self.stack.note() && self.below.stat(path)?.is_some() {
+            self.forget();
             self.at(path, "make the whiteout", |stack, name| make_whiteout(stack.writable()?, name))?;
         }
         Ok(())
@@ -206,6 +214,7 @@ impl<'a> DeltaBuilder<'a> {
         }
         // Where a whiteout, a file or the like stood here, what lies below it must stay hidden.
         let hides = here.is_some() && shows && self.below.stat(path)?.is_some();
+        self.forget();
         self.at(path, "make the directory", |stack, name| {
             mkdirat(stack.writable()?, name, Mode::RWXU)?;
             if hides { set_opaque(stack.handle()?, name) } else { Ok(()) }
@@ -221,6 +230,7 @@ impl<'a> DeltaBuilder<'a> {
     }
 
     fn clear(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        self.forget();
         self.at(path, "remove", |stack, name| remove_all(stack.writable()?, name))
     }
 
@@ -265,6 +275,7 @@ impl<'a> DeltaBuilder<'a> {
             }),
             (None, Some(below)) if below_is_dir => {
                 let xattrs = self.below.xattrs(path)?;
+                self.forget();
                 self.at(path, "record the directory", |stack, name| {
                     mkdirat(stack.writable()?, name, Mode::RWXU)?;
                     set_meta(stack.handle()?, name, &below, &xattrs)?;
@@ -290,8 +301,18 @@ pub(crate) fn open_parent(root: &OwnedFd, path: &TreePath) -> io::Result<OwnedFd
 /// Where something of the tree as it will be lies.
 enum Place {
     /// In the delta, in this directory.
-    Here(OwnedFd, Meta),
+    Here(Arc<Dir>, Meta),
     /// Only below.
+    Below,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// Where a directory of the tree as it will be lies.
+enum Dir {
+    /// In the delta; what is below shows through or doesn't.
+    Here(OwnedFd, bool),
+    /// Only below, if anywhere.
     Below,
     /// Nowhere.
     Nowhere,
@@ -300,32 +321,63 @@ enum Place {
 impl DeltaBuilder<'_> {
     fn find(&self, path: &TreePath) -> Result<Place, RootfsError> {
         let fail = |error| failed("look at", path.as_bytes(), error);
-        let mut dir = open_dir(&self.root, b".").map_err(fail)?;
-        if path.is_root() {
-            let meta = look(&dir, b".").map_err(fail)?.ok_or_else(|| not_there(path))?;
-            return Ok(Place::Here(dir, meta));
+        let dir = self.dir(&path.parent().unwrap_or_else(TreePath::root))?;
+        let name: &[u8] = if path.is_root() { b"." } else { path.name() };
+        let (handle, shows) = match &*dir {
+            Dir::Here(handle, shows) => (handle, *shows),
+            Dir::Below => return Ok(Place::Below),
+            Dir::Nowhere => return Ok(Place::Nowhere),
+        };
+        Ok(match look(handle, name).map_err(fail)? {
+            Some(meta) if is_whiteout(&meta) => Place::Nowhere,
+            Some(meta) => Place::Here(dir, meta),
+            None if shows => Place::Below,
+            None => Place::Nowhere,
+        })
+    }
+
+    /// Where the directory `path` lies. What was found is remembered until a directory of the delta changes.
+    fn dir(&self, path: &TreePath) -> Result<Arc<Dir>, RootfsError> {
+        let seen = |seen: &Mutex<VecDeque<(TreePath, Arc<Dir>)>>| {
+            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.iter().find(|(seen, _)| seen == path).map(|(_, dir)| Arc::clone(dir))
+        };
+        if let Some(dir) = seen(&self.seen) {
+            return Ok(dir);
         }
-        let mut shows = true;
-        let mut at = TreePath::root();
-        let last = path.components().count();
-        for (depth, name) in path.components().enumerate() {
-            at = at.join(name);
-            match look(&dir, name).map_err(fail)? {
-                Some(meta) if is_whiteout(&meta) => return Ok(Place::Nowhere),
-                Some(meta) if depth + 1 == last => return Ok(Place::Here(dir, meta)),
-                Some(meta) if meta.kind == Kind::Directory => {
-                    shows = shows && self.is_dir_below(&at)? && !is_opaque(&dir, name).map_err(fail)?;
-                    dir = open_dir(&dir, name).map_err(fail)?;
-                }
-                Some(_) => return Ok(Place::Nowhere),
-                None => return Ok(if shows { Place::Below } else { Place::Nowhere }),
-            }
+        let fail = |error| failed("look at", path.as_bytes(), error);
+        let dir = match path.parent() {
+            None => Dir::Here(open_dir(&self.root, b".").map_err(fail)?, true),
+            Some(parent) => match &*self.dir(&parent)? {
+                Dir::Nowhere => Dir::Nowhere,
+                Dir::Below => Dir::Below,
+                Dir::Here(above, shows) => match look(above, path.name()).map_err(fail)? {
+                    Some(meta) if meta.kind == Kind::Directory => {
+                        let handle = open_dir(above, path.name()).map_err(fail)?;
+                        let opaque = is_opaque(above, path.name()).map_err(fail)?;
+                        Dir::Here(handle, *shows && !opaque && self.is_dir_below(path)?)
+                    }
+                    None if *shows => Dir::Below,
+                    _ => Dir::Nowhere,
+                },
+            },
+        };
+        let dir = Arc::new(dir);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SEEN {
+            seen.pop_front();
         }
-        Ok(Place::Nowhere)
+        seen.push_back((path.clone(), Arc::clone(&dir)));
+        Ok(dir)
     }
 
     fn is_dir_below(&self, path: &TreePath) -> Result<bool, RootfsError> {
         Ok(self.below.stat(path)?.is_some_and(|meta| meta.kind == Kind::Directory))
+    }
+
+    /// Directories of the delta come, go or change: what was seen of them may not hold any more.
+    fn forget(&mut self) {
+        self.seen.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -333,8 +385,8 @@ impl View for DeltaBuilder<'_> {
     fn stat(&self, path: &TreePath) -> Result<Option<Meta>, RootfsError> {
         match self.find(path)? {
             Place::Here(dir, mut meta) => {
-                if meta.kind == Kind::Symlink {
-                    let link = super::disk::read_link(&dir, path.name());
+                if let (Kind::Symlink, Dir::Here(dir, _)) = (meta.kind, &*dir) {
+                    let link = super::disk::read_link(dir, path.name());
                     meta.link =
                         Some(link.map_err(|error| failed("read the symlink", path.as_bytes(), error))?);
                 }
@@ -347,29 +399,22 @@ impl View for DeltaBuilder<'_> {
 
     fn list(&self, path: &TreePath) -> Result<Vec<Vec<u8>>, RootfsError> {
         let fail = |error| failed("list", path.as_bytes(), error);
-        let (dir, meta) = match self.find(path)? {
-            Place::Here(dir, meta) => (dir, meta),
-            Place::Below => return self.below.list(path),
-            Place::Nowhere => return Err(not_there(path)),
+        let dir = self.dir(path)?;
+        let (handle, shows) = match &*dir {
+            Dir::Here(handle, shows) => (handle, *shows),
+            Dir::Below => return self.below.list(path),
+            Dir::Nowhere => return Err(not_there(path)),
         };
-        if meta.kind != Kind::Directory {
-            return Err(not_a_directory(path));
-        }
-        let own = if path.is_root() { &b"."[..] } else { path.name() };
-        let opened = open_dir(&dir, own).map_err(fail)?;
         let mut found = Vec::new();
-        let mut hidden = std::collections::BTreeSet::new();
-        for name in super::disk::names(&opened).map_err(fail)? {
-            match look(&opened, &name).map_err(fail)? {
+        let mut hidden = BTreeSet::new();
+        let handle = open_dir(handle, b".").map_err(fail)?;
+        for name in super::disk::names(&handle).map_err(fail)? {
+            match look(&handle, &name).map_err(fail)? {
                 Some(meta) if !is_whiteout(&meta) => found.push(name.clone()),
                 _ => {}
             }
             hidden.insert(name);
         }
-        let shows = match path.parent() {
-            None => true,
-            Some(_) => self.shows_through(path)?,
-        };
         if shows && self.is_dir_below(path)? {
             found.extend(self.below.list(path)?.into_iter().filter(|name| !hidden.contains(name)));
             found.sort();
@@ -379,8 +424,11 @@ impl View for DeltaBuilder<'_> {
 
     fn open(&self, path: &TreePath) -> Result<File, RootfsError> {
         match self.find(path)? {
-            Place::Here(dir, _) => super::disk::open_file(&dir, path.name())
-                .map_err(|error| failed("open", path.as_bytes(), error)),
+            Place::Here(dir, _) => {
+                let Dir::Here(dir, _) = &*dir else { return Err(not_there(path)) };
+                super::disk::open_file(dir, path.name())
+                    .map_err(|error| failed("open", path.as_bytes(), error))
+            }
             Place::Below => self.below.open(path),
             Place::Nowhere => Err(not_there(path)),
         }
@@ -388,8 +436,11 @@ impl View for DeltaBuilder<'_> {
 
     fn xattrs(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RootfsError> {
         match self.find(path)? {
-            Place::Here(dir, _) => super::disk::xattrs(&dir, path.name())
-                .map_err(|error| failed("read the xattrs of", path.as_bytes(), error)),
+            Place::Here(dir, _) => {
+                let Dir::Here(dir, _) = &*dir else { return Err(not_there(path)) };
+                super::disk::xattrs(dir, path.name())
+                    .map_err(|error| failed("read the xattrs of", path.as_bytes(), error))
+            }
             Place::Below => self.below.xattrs(path),
             Place::Nowhere => Err(not_there(path)),
         }
@@ -402,20 +453,5 @@ impl View for DeltaBuilder<'_> {
             Place::Below => self.below.real_path(path),
             Place::Nowhere => Ok(None),
         }
-    }
-}
-
-impl DeltaBuilder<'_> {
-    /// Whether the delta lets the directory `path`, which it holds, show what is in it below.
-    fn shows_through(&self, path: &TreePath) -> Result<bool, RootfsError> {
-        let fail = |error| failed("look at", path.as_bytes(), error);
-        let mut dir = open_dir(&self.root, b".").map_err(fail)?;
-        for name in path.components() {
-            if is_opaque(&dir, name).map_err(fail)? {
-                return Ok(false);
-            }
-            dir = open_dir(&dir, name).map_err(fail)?;
-        }
-        Ok(true)
     }
 }

@@ -323,9 +323,10 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError> {
         let stage = self.stage(stage)?;
-        let mut stack: Vec<PathBuf> = stage.step.iter().map(|step| self.upper_path(step.number)).collect();
+        let Some(step) = stage.step else { return self.view_below(stage) };
+        let mut stack = vec![self.upper_path(step.number)];
         stack.extend(self.lowers(&stage.layers));
-        Ok(Arc::new(OverlayView::new(&stack)?))
+        Ok(Arc::new(OverlayView::changing(&stack)?))
     }
 
     fn begin(&mut self, stage: usize) -> Result<Tree, RootfsError> {

@@ -1,9 +1,9 @@
 //! A snapshotter at work in a directory of its own, with what a test wants to do to it.
 
 use std::fs;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kiln_rootfs::{
     BaseLayer, ChangeSource, Compression, Delta, DirectorySnapshotter, DirectoryView, EmptyView,
@@ -24,7 +24,23 @@ pub(crate) enum Rung {
     Host,
 }
 
-pub(crate) const RUNGS: [Rung; 4] = [Rung::Overlay, Rung::Directory, Rung::Renumbered, Rung::Host];
+/// All rungs; without the overlay one where nothing can be mounted, as in a container with few rights.
+pub(crate) fn rungs() -> Vec<Rung> {
+    static RUNGS: OnceLock<Vec<Rung>> = OnceLock::new();
+    let found = RUNGS.get_or_init(|| {
+        let mut rungs = vec![Rung::Directory, Rung::Renumbered, Rung::Host];
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        if Mounted::new(&at("mnt"), &[at("lower")], &at("upper"), &at("work")).is_ok() {
+            rungs.insert(0, Rung::Overlay);
+        }
+        rungs
+    });
+    found.clone()
+}
 
 pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
@@ -130,7 +146,7 @@ impl Bench {
         let host = self.dir.path().join("root");
         match self.snapshotter.begin(stage).unwrap() {
             Tree::Overlay { lowers, upper, work: aside } => {
-                let mounted = Mounted::new(&self.dir.path().join("mnt"), &lowers, &upper, &aside);
+                let mounted = Mounted::new(&self.dir.path().join("mnt"), &lowers, &upper, &aside).unwrap();
                 work(&mounted.0);
             }
             Tree::Directory { path } => work(&path),
@@ -163,7 +179,7 @@ impl Bench {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(at: &Path, lowers: &[PathBuf], upper: &Path, work: &Path) -> Self {
+    fn new(at: &Path, lowers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<Self> {
         fs::create_dir_all(at).unwrap();
         let lowers: Vec<&str> = lowers.iter().map(|path| path.to_str().unwrap()).collect();
         let data = format!(
@@ -173,8 +189,8 @@ impl Mounted {
             work.display()
         );
         let data = std::ffi::CString::new(data).unwrap();
-        mount("overlay", at, "overlay", MountFlags::empty(), data.as_c_str()).unwrap();
-        Self(at.to_owned())
+        mount("overlay", at, "overlay", MountFlags::empty(), data.as_c_str())?;
+        Ok(Self(at.to_owned()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use kiln_rootfs::{SnapshotMode, SnapshotOptions, Whiteouts};
 
-use crate::bench::{Bench, Layer, RUNGS, Rung, options, view_of};
+use crate::bench::{Bench, Layer, Rung, options, rungs, view_of};
 use crate::model::{lines_of, set_mtime};
 
 /// A base with a few files of everything, all of them old.
@@ -32,7 +32,7 @@ pub(crate) fn small_base() -> (tempfile::TempDir, Layer) {
 fn on_every_rung(work: impl Fn(&Path), names: &[&str]) {
     let (_dir, base) = small_base();
     let mut digests = Vec::new();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         let layer = bench.run(0, &work);
@@ -142,7 +142,7 @@ fn every_mode_finds_what_it_promises() {
 #[test]
 fn ignored_paths_are_neither_extracted_nor_recorded() {
     let (_dir, base) = small_base();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut wanted = SnapshotOptions { ..options() };
         wanted.ignore.add("usr/lib/s*".into());
         let mut bench = Bench::with(rung, wanted);
@@ -178,7 +178,7 @@ fn special_files_and_odd_names_survive() {
         fs::set_permissions(root.join("etc/motd"), fs::Permissions::from_mode(0o6755)).unwrap();
     };
     let mut digests = Vec::new();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         let layer = bench.run(0, work);

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use kiln_rootfs::{Kind, TreePath, View};
+use kiln_rootfs::{DeltaBuilder, Kind, Meta, TreePath, View};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, utimensat};
 
 /// Times up to this one are kept in layers; what got the time of the test run becomes this.
@@ -150,6 +150,21 @@ impl Model {
         }
     }
 
+    /// Whether a COPY can do `op`, which the model allows.
+    pub(crate) fn allows_in_delta(&self, op: &Op) -> bool {
+        let several = |path: &str| self.names.get(path).is_some_and(|number| self.count(*number) > 1);
+        match op {
+            Op::Write { path, .. } => !several(path),
+            Op::Symlink { .. }
+            | Op::Fifo { .. }
+            | Op::Mkdir { .. }
+            | Op::Delete { .. }
+            | Op::DeleteAndMkdir { .. } => true,
+            Op::Link { from, .. } => !self.inodes[self.names[from]].committed,
+            _ => false,
+        }
+    }
+
     /// Does `op` to the map.
     pub(crate) fn apply(&mut self, op: &Op) {
         match op.clone() {
@@ -271,6 +286,44 @@ pub(crate) fn lines_of(view: &dyn View) -> Vec<String> {
     }
     lines.sort();
     lines
+}
+
+/// Does `op`, which the model allows in a delta and which leaves the tree as in `after`, to a delta.
+pub(crate) fn build(builder: &mut DeltaBuilder<'_>, op: &Op, after: &Model) {
+    let meta = |path: &str| {
+        let inode = after.get(path).unwrap();
+        let mut meta = Meta::new(inode.kind, inode.mode);
+        (meta.uid, meta.gid) = inode.owner;
+        meta.mtime.secs = inode.mtime;
+        let xattrs = inode.xattrs.iter().map(|(name, value)| (name.clone().into(), value.clone().into()));
+        (meta, xattrs.collect::<Vec<(Vec<u8>, Vec<u8>)>>())
+    };
+    match op {
+        Op::Write { path, content, .. } => {
+            let (meta, xattrs) = meta(path);
+            builder.put_content(&path.as_str().into(), &mut content.as_slice(), &meta, &xattrs).unwrap();
+        }
+        Op::Symlink { path, target, .. } => {
+            let (meta, xattrs) = meta(path);
+            builder.put_symlink(&path.as_str().into(), target.as_bytes(), &meta, &xattrs).unwrap();
+        }
+        Op::Fifo { path } => {
+            let (meta, xattrs) = meta(path);
+            builder.put_special(&path.as_str().into(), &meta, &xattrs).unwrap();
+        }
+        Op::Mkdir { path, .. } => {
+            let (meta, xattrs) = meta(path);
+            builder.put_dir(&path.as_str().into(), &meta, &xattrs).unwrap();
+        }
+        Op::Link { from, to } => builder.hardlink(&to.as_str().into(), &from.as_str().into()).unwrap(),
+        Op::Delete { path } => builder.remove(&path.as_str().into()).unwrap(),
+        Op::DeleteAndMkdir { path } => {
+            let (meta, xattrs) = meta(path);
+            builder.remove(&path.as_str().into()).unwrap();
+            builder.put_dir(&path.as_str().into(), &meta, &xattrs).unwrap();
+        }
+        other => unreachable!("{other:?} is nothing that a COPY does"),
+    }
 }
 
 /// Does `op`, which the model allows, to the files at `root`.

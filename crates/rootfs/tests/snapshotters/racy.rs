@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::bench::{Bench, Layer, RUNGS, Rung};
+use crate::bench::{Bench, Layer, Rung, rungs};
 use crate::model::set_mtime;
 
 /// Rewrites a file in place so that size and mtime stay what they were.
@@ -27,7 +27,7 @@ fn a_change_right_after_a_commit_is_never_missed() {
         set_mtime(&dir.path().join(format!("f{number:02}")), 1000);
     }
     let base = Layer::of(dir.path());
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         for round in 1..rounds(rung) {
@@ -44,7 +44,7 @@ fn a_change_right_after_a_commit_is_never_missed() {
 
 #[test]
 fn a_new_file_written_again_at_once_is_never_missed() {
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, &[]);
         for round in 0..rounds(rung) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kiln_rootfs::{BaseLayer, DeltaBuilder, HostSnapshotter, Snapshotter as _, TreePath, View, Whiteouts};
 
-use crate::bench::{Bench, Layer, RUNGS, Rung, options, view_of};
+use crate::bench::{Bench, Layer, Rung, options, rungs, view_of};
 use crate::cases::small_base;
 use crate::model::{lines_of, set_mtime};
 
@@ -28,7 +28,7 @@ fn a_layer_may_occur_twice_in_one_image() {
     fs::create_dir(other.path().join("etc")).unwrap();
     fs::write(other.path().join("etc/motd"), "other").unwrap();
     let other = Layer::of(other.path());
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, &[base.clone(), other.clone(), base.clone()]);
         assert_eq!(text(&*view(&bench, 0), "etc/motd"), "hello", "{rung:?}");
@@ -41,7 +41,7 @@ fn a_layer_may_occur_twice_in_one_image() {
 
 #[test]
 fn an_image_without_layers_is_an_empty_tree() {
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, &[]);
         let layer = bench.run(0, |root| {
@@ -67,7 +67,7 @@ fn the_root_looks_as_the_topmost_layer_says_that_says_anything() {
         assert_eq!(layer.names(), ["x"]);
         (bench, layer)
     };
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, &[base.clone(), plain.clone()]);
         let layer = bench.run(0, |root| assert_eq!(fs::metadata(root).unwrap().mode() & 0o7777, 0o711));
@@ -84,7 +84,7 @@ fn an_unpacked_layer_is_used_where_it_lies_and_never_written_to() {
     base.extract(volume.path(), Whiteouts::ToOverlay);
     let before = lines_of(&view_of(volume.path()));
     let (diff_id, path) = (base.blob.diff_id, volume.path().to_owned());
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         let layer = BaseLayer::Unpacked { diff_id, path: path.clone() };
         bench.snapshotter.base(0, &[layer]).unwrap();
@@ -101,7 +101,7 @@ fn an_unpacked_layer_is_used_where_it_lies_and_never_written_to() {
 #[test]
 fn a_fork_goes_its_own_way() {
     let (_dir, base) = small_base();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         bench.run(0, |root| fs::write(root.join("etc/motd"), "stage 0").unwrap());
@@ -126,7 +126,7 @@ fn a_fork_goes_its_own_way() {
 #[test]
 fn what_later_stages_want_outlives_the_stage_with_the_links_that_lead_there() {
     let (_dir, base) = small_base();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         bench.run(0, |root| {
@@ -153,7 +153,7 @@ fn what_later_stages_want_outlives_the_stage_with_the_links_that_lead_there() {
 fn a_delta_becomes_part_of_the_stage() {
     let (_dir, base) = small_base();
     let mut digests = Vec::new();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         let mut layers = Vec::new();
@@ -201,7 +201,7 @@ fn a_cached_layer_becomes_part_of_the_stage() {
             fs::remove_dir_all(root.join("usr/lib/sub")).unwrap();
         })
     };
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         bench.run(0, |root| fs::write(root.join("before"), "b").unwrap());
@@ -218,7 +218,7 @@ fn a_cached_layer_becomes_part_of_the_stage() {
 fn one_step_can_hold_runs_deltas_and_cached_layers() {
     let (_dir, base) = small_base();
     let mut digests = Vec::new();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         bench.write(0, |root| {
@@ -258,7 +258,7 @@ fn hard_links_to_files_of_layers_below_are_made() {
     }
     let bytes = Arc::new(archive.into_inner().unwrap());
     let diff_id = kiln_oci::DiffId::from_digest(&kiln_oci::Digest::of(&bytes)).unwrap();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         let open = Arc::clone(&bytes);
         let links = BaseLayer::Blob {
@@ -279,7 +279,7 @@ fn hard_links_to_files_of_layers_below_are_made() {
 #[test]
 fn a_layer_that_is_not_what_its_image_names_is_refused() {
     let (_dir, base) = small_base();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         let mut layer = base.base();
         if let BaseLayer::Blob { diff_id, .. } = &mut layer {
@@ -325,7 +325,7 @@ fn the_host_rung_leaves_alone_what_is_ignored_and_gives_the_tree_back() {
 #[test]
 fn cleaning_up_leaves_nothing_in_the_scratch_directory() {
     let (_dir, base) = small_base();
-    for rung in RUNGS {
+    for rung in rungs() {
         let mut bench = Bench::new(rung);
         bench.base(0, std::slice::from_ref(&base));
         bench.run(0, |root| fs::write(root.join("x"), "x").unwrap());
