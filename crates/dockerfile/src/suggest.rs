@@ -2,7 +2,7 @@
 
 /// The first of `options` that is nearest to `word`, unless `word` is one of them or none is within two edits. Another
 /// case is one edit.
-pub(crate) fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let mut best = None;
     let mut limit = 3;
     for option in options {
