@@ -29,6 +29,21 @@ pub struct Ignore {
     patterns: Vec<Pattern>,
 }
 
+/// What [`Ignore::judge`] said about a path.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Which patterns matched it or a parent.
+    matched: Vec<bool>,
+    ignored: bool,
+}
+
+impl Verdict {
+    /// Whether the path is ignored.
+    pub fn is_ignored(&self) -> bool {
+        self.ignored
+    }
+}
+
 impl Pattern {
     /// Compiles a pattern; a leading `!` makes it an exception. An empty pattern is `None`.
     ///
@@ -132,21 +147,22 @@ impl Ignore {
         if path.is_empty() || path == "." || self.is_empty() {
             return false;
         }
-        // Which patterns matched the parent, as if a walk came down from the context.
-        let mut matched = vec![false; self.patterns.len()];
-        let mut ignored = false;
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        for end in ends {
-            ignored = self.step(&path[..end], &mut matched);
-        }
-        ignored
+        let context = Verdict::default();
+        ends.fold(context, |parent, end| self.judge(&path[..end], &parent)).ignored
     }
 
-    /// Judges one level of a path. A pattern that matched a parent matches below it; a pattern that could not change the
-    /// outcome is not tried, so that it does not count as a match for what is below.
-    fn step(&self, path: &str, matched: &mut [bool]) -> bool {
+    /// Judges a path whose parent has been judged, so that a walk looks at each path once. The context's own verdict is the
+    /// default one.
+    ///
+    /// A pattern that matched a parent matches below it; a pattern that could not change the outcome is not tried, and
+    /// then does not count as a match for what is below.
+    #[must_use]
+    pub fn judge(&self, path: &str, parent: &Verdict) -> Verdict {
         let mut ignored = false;
-        for (pattern, matched) in self.patterns.iter().zip(matched) {
+        let mut matched = parent.matched.clone();
+        matched.resize(self.patterns.len(), false);
+        for (pattern, matched) in self.patterns.iter().zip(&mut matched) {
             if !*matched && pattern.exception == ignored {
                 *matched = pattern.matches(path);
             }
@@ -154,7 +170,7 @@ impl Ignore {
                 ignored = !pattern.exception;
             }
         }
-        ignored
+        Verdict { matched, ignored }
     }
 
     /// Whether a walk may pass over a directory: it is ignored, and no exception can bring back anything below it.

@@ -34,7 +34,7 @@ pub use describe::{describe, describe_errors, describe_warnings};
 pub use diagnostic::{Diagnostic, Rule, Severity};
 pub use go_match::{BadPattern, go_match};
 pub use heredoc::expand_heredoc;
-pub use ignore::{Ignore, Pattern};
+pub use ignore::{Ignore, Pattern, Verdict};
 pub use lint::{LintFacts, lint, lint_with};
 pub use parse::{parse, parse_trigger};
 pub use print::to_text;

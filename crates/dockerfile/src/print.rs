@@ -32,8 +32,8 @@ fn push(text: &mut String, instruction: &Instruction, escape: char) {
     match &instruction.kind {
         // A trigger holds its heredocs, and keeps the blanks at its end.
         Kind::Onbuild(onbuild) => {
-            text.push_str(&instruction.keyword);
-            text.push(' ');
+            let first = onbuild.trigger.split('\n').next().unwrap_or("").trim_end();
+            text.push_str(instruction.text.strip_suffix(first).unwrap_or("ONBUILD "));
             text.push_str(&onbuild.trigger);
             if !onbuild.trigger.contains('\n') && continued(&onbuild.trigger, escape).1 {
                 // Only the end of the file can have left an escape here, and another one in front of it goes again.

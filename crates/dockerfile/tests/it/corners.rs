@@ -117,7 +117,12 @@ fn a_trigger_survives_the_image_config() {
 
 #[test]
 fn a_file_that_ends_in_an_escape_is_printed_so_that_it_still_does() {
-    for text in ["FROM a\nUSER b \\ \\", "FROM a\nONBUILD USER b \\ \\", "FROM a\nUSER b \\\u{b}\nUSER c\n"] {
+    for text in [
+        "FROM a\nUSER b \\ \\",
+        "FROM a\nONBUILD USER b \\ \\",
+        "FROM a\nONBUILD\u{c} USER b ",
+        "FROM a\nUSER b \\\u{b}\nUSER c\n",
+    ] {
         let (source, first) = file(text);
         let printed = to_text(&first);
         let (printed_source, second) = file(&printed);
