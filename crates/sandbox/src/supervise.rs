@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpi
 
 use crate::cancel::Cancel;
 use crate::error::SandboxError;
+use crate::family;
 use crate::init::{Child, Ends, GO, KILL, Status, TERMINATE, exit_of};
 use crate::lines::Lines;
 use crate::plan::{Failure, Place, Plan};
@@ -72,8 +73,10 @@ pub(crate) fn carry_out(
         Ok(pid) => pid,
         Err(errno) => return Ok(Outcome::Failed(Failure { place: Place::Fork, errno })),
     };
+    let namespace = plan.namespaces.mount.then(|| family::mount_namespace(pid)).flatten();
     let mut watch = Watch {
         plan,
+        namespace,
         init: Init { pid, reaped: false },
         control: File::from(control),
         status,
@@ -163,6 +166,8 @@ enum Stopping {
 struct Watch<'a> {
     plan: &'a Plan,
     init: Init,
+    /// The step's mount namespace, by device and inode, if it has one of its own.
+    namespace: Option<(u64, u64)>,
     control: File,
     status: OwnedFd,
     pipes: [Pipe; 2],
@@ -197,7 +202,10 @@ impl Watch<'_> {
             }
         };
         let died = self.init.wait()?;
-        crate::family::reap_strays();
+        if !matches!(result, Some(Status::Ended(_))) {
+            family::end_orphans(self.init.pid, self.namespace);
+        }
+        family::reap_strays();
         // All processes of the step are gone, so what they wrote is in the pipes. Their ends may still be open in a
         // child that was just forked for another step: no use in waiting for the end of file.
         for pipe in &mut self.pipes {
