@@ -73,10 +73,9 @@ pub(crate) fn carry_out(
         Ok(pid) => pid,
         Err(errno) => return Ok(Outcome::Failed(Failure { place: Place::Fork, errno })),
     };
-    let namespace = plan.namespaces.mount.then(|| family::mount_namespace(pid)).flatten();
     let mut watch = Watch {
         plan,
-        namespace,
+        namespace: None,
         init: Init { pid, reaped: false },
         control: File::from(control),
         status,
@@ -166,8 +165,8 @@ enum Stopping {
 struct Watch<'a> {
     plan: &'a Plan,
     init: Init,
-    /// The step's mount namespace, by device and inode, if it has one of its own.
-    namespace: Option<(u64, u64)>,
+    /// The inode of the step's mount namespace, if it has one of its own.
+    namespace: Option<u32>,
     control: File,
     status: OwnedFd,
     pipes: [Pipe; 2],
@@ -198,6 +197,7 @@ impl Watch<'_> {
                     }
                     let _ = self.control.write_all(&[GO]);
                 }
+                Some(Status::Inside(inode)) => self.namespace = Some(inode),
                 other => break other,
             }
         };
@@ -216,7 +216,7 @@ impl Watch<'_> {
             _ if self.stopping.is_some() => Outcome::Cancelled,
             Some(Status::Ended(exit)) => Outcome::Ended(exit),
             Some(Status::Failed(failure)) => Outcome::Failed(failure),
-            Some(Status::Ready) | None => Outcome::Died(exit_of(died)),
+            Some(Status::Ready | Status::Inside(_)) | None => Outcome::Died(exit_of(died)),
         })
     }
 
