@@ -1,1 +1,33 @@
-//! One build, from a plan to a pushed image.
+//! One build: the planner's questions answered, the plan walked, the image assembled, the outputs written.
+//!
+//! Start with [`BuildRequest`], [`build`] and [`Event`]. No choice is made here that the plan could have made, and nothing
+//! is printed.
+
+mod build;
+mod copy;
+mod error;
+mod event;
+mod image;
+mod mounts;
+mod outputs;
+mod planning;
+mod remote;
+mod request;
+mod run_step;
+mod scratch;
+mod session;
+mod stage;
+mod trees;
+mod users;
+
+pub use build::{Built, build, rfc3339};
+pub use copy::{CopyError, Downloaded};
+pub use error::BuildError;
+pub use event::{Event, Observer, StepNews};
+pub use image::{Image, ImageFormat, Layer};
+pub use outputs::write_text;
+pub use request::{
+    BuildRequest, Cache, CachePlace, DockerfileAt, Isolation, Layers, Output, RunMountFlag, Secret,
+};
+pub use scratch::{Scratch, ScratchError, remove_tree};
+pub use users::{Identity, identity};

@@ -1,1 +1,14 @@
-//! Where things are looked up, in order; every fault is a miss.
+//! Where things are looked up, in order: the volume, then the registry. Every fault is a miss, and an event.
+//!
+//! Start with [`Images`], which finds the images that a build stands on, and [`ResolvedImage`], what it gives.
+
+mod images;
+mod record;
+mod steps;
+
+pub use images::{
+    DownloadError, Downloaded, ImageError, ImageEvent, ImageName, ImageNameError, ImageOptions, Images,
+    LayerSource, Origin, ResolvedImage, download,
+};
+pub use record::{BadRecord, Input, Inputs, STEP_CONFIG, StepRecord};
+pub use steps::{StepCache, StepPlace};

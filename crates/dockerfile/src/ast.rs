@@ -44,6 +44,8 @@ pub struct Instruction {
     /// The logical line: keyword as written, flags and arguments, continuation lines joined, heredoc bodies left out.
     /// What a history entry or a message shows.
     pub text: String,
+    /// The comments right above it, without `#`; directives are none.
+    pub comments: Vec<String>,
     /// What it says.
     pub kind: Kind,
 }
@@ -275,7 +277,7 @@ pub struct Mount {
 /// COPY, and what ADD shares with it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Copy {
-    /// `--from`.
+    /// `--from`. BuildKit refuses variables in it.
     pub from: Option<Word>,
     /// `--chown`.
     pub chown: Option<Word>,
@@ -285,7 +287,7 @@ pub struct Copy {
     pub link: bool,
     /// `--parents`.
     pub parents: bool,
-    /// `--exclude`, in order.
+    /// `--exclude`, in order. BuildKit takes them as they are: nothing is expanded.
     pub excludes: Vec<Word>,
     /// The sources that are no heredocs.
     pub sources: Vec<Word>,
@@ -319,6 +321,9 @@ pub struct Heredoc {
     pub fd: u32,
     /// The body, tabs stripped if asked for, ending with its newline.
     pub content: String,
+    /// The body with its tabs. Where a RUN's command is more than one heredoc marker, the shell is given the command, and
+    /// for each heredoc a newline, this and the name.
+    pub written: String,
     /// The body's place.
     pub span: Span,
 }

@@ -1,1 +1,38 @@
 //! Layers to file trees and back: the path jail, extraction, change detection, layer writing.
+//!
+//! Start with [`View`] (a look at a tree), [`extract`] (a layer's files) and [`write_layer`] (changes become a layer). No
+//! process and no namespace is made here: an overlay is described, and mounted by whoever runs the step.
+
+mod changes;
+mod compress;
+mod decompress;
+mod delta;
+mod error;
+mod extract;
+mod ignore_paths;
+mod layer;
+mod meta;
+mod overlay;
+mod root;
+mod skeleton;
+mod snapshot;
+mod tar_read;
+mod tar_write;
+mod tree_path;
+mod view;
+
+pub use changes::{Change, ChangeSource, What};
+pub use decompress::decompress;
+pub use delta::{Delta, DeltaBuilder};
+pub use error::RootfsError;
+pub use extract::{ExtractOptions, Extracted, Record, Whiteouts, extract};
+pub use ignore_paths::IgnorePaths;
+pub use kiln_oci::media_type::Compression;
+pub use layer::{LayerBlob, LayerOptions, write_layer};
+pub use meta::{Kind, Meta, Timestamp};
+pub use overlay::OverlayView;
+pub use root::Root;
+pub use skeleton::skeleton;
+pub use snapshot::*;
+pub use tree_path::TreePath;
+pub use view::{DirectoryView, EmptyView, View, Xattrs, resolve, resolve_parent};

@@ -1,0 +1,58 @@
+//! Where blobs go to and come from: the two small traits that a caller implements, and the plain implementations.
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::io::AsyncRead;
+
+/// Takes the bytes of a blob as they arrive.
+pub trait BlobSink: Send {
+    /// Takes the next bytes. An error ends the transfer.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Forgets everything, because what came was not what the digest names and another place will be asked.
+    ///
+    /// Gives `false` if that can't be done: the transfer then fails.
+    fn restart(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+impl BlobSink for Vec<u8> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn restart(&mut self) -> io::Result<bool> {
+        self.clear();
+        Ok(true)
+    }
+}
+
+/// Gives the bytes of a blob, from anywhere in it, as often as an upload needs them.
+pub trait BlobSource: Send + Sync {
+    /// A reader of the blob's bytes from `offset` on.
+    fn open(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>>;
+}
+
+impl BlobSource for Bytes {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
+        Ok(Box::new(io::Cursor::new(self.slice(start..))))
+    }
+}
+
+/// A blob in a file.
+#[derive(Clone, Debug)]
+pub struct FileSource(pub PathBuf);
+
+impl BlobSource for FileSource {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        use io::Seek as _;
+        let mut file = std::fs::File::open(&self.0)?;
+        file.seek(io::SeekFrom::Start(offset))?;
+        Ok(Box::new(tokio::fs::File::from_std(file)))
+    }
+}

@@ -1,0 +1,194 @@
+//! Blobs, downwards: streamed, verified, and resumed where they broke, on the next mirror too, because a blob is the
+//! same everywhere.
+
+use http::header::RANGE;
+use http::{Method, StatusCode};
+use kiln_oci::{Descriptor, Digest, Hasher, Repository};
+use oci_client::RegistryOperation;
+
+use crate::answer::Answer;
+use crate::blob::BlobSink;
+use crate::registry::{Registry, scope};
+use crate::retry::Failure;
+use crate::route::Place;
+use crate::transport::{Ask, To};
+use crate::{Event, RegistryError};
+
+/// Progress of this many bytes makes earlier failures forgotten.
+const PROGRESS: u64 = 1 << 20;
+
+/// How far a download has come.
+struct Download<'a> {
+    descriptor: &'a Descriptor,
+    sink: &'a mut dyn BlobSink,
+    position: u64,
+    /// Hashes what came; `None` where the first bytes came before us.
+    hasher: Option<Hasher>,
+}
+
+impl Registry {
+    /// Fetches a blob from byte `offset` on into `sink`, through mirrors, with retries; a broken transfer goes on where
+    /// it stopped.
+    ///
+    /// From offset 0 the bytes are verified: success means that the sink has the whole blob. From any other offset the
+    /// caller, who has the first bytes, checks the digest. Fails with [`RegistryError`]; the sink then holds a
+    /// beginning of the blob, or, with [`RegistryError::Corrupt`] or [`RegistryError::Length`], rubbish.
+    pub async fn pull_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        offset: u64,
+        sink: &mut dyn BlobSink,
+    ) -> Result<(), RegistryError> {
+        let hasher = (offset == 0).then(|| Hasher::new(descriptor.digest.algorithm()));
+        let mut download = Download { descriptor, sink, position: offset, hasher };
+        let mut walk = self.walk(repository);
+        while let Some((place, allowed)) = walk.next() {
+            match self.pull_from(&place, allowed, &mut download).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    let ours = matches!(error, RegistryError::Write { .. });
+                    let spoilt =
+                        matches!(error, RegistryError::Corrupt { .. } | RegistryError::Length { .. });
+                    walk.failed(&place, error);
+                    if ours || (spoilt && !download.restart(offset)) {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(walk.finish())
+    }
+
+    /// Fetches a small blob, such as a config, into memory.
+    ///
+    /// Fails as [`Registry::pull_blob`] does, and with [`RegistryError::Length`] if it is longer than `most` bytes.
+    pub async fn pull_bytes(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        most: u64,
+    ) -> Result<Vec<u8>, RegistryError> {
+        if descriptor.size > most {
+            let at = Place::origin(repository, crate::route::Direction::Pull)
+                .attempt("fetch", subject(repository, &descriptor.digest));
+            return Err(RegistryError::Length { at: Box::new(at), expected: most, found: descriptor.size });
+        }
+        let mut bytes = Vec::new();
+        self.pull_blob(repository, descriptor, 0, &mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn pull_from(
+        &self,
+        place: &Place,
+        allowed: u32,
+        download: &mut Download<'_>,
+    ) -> Result<(), RegistryError> {
+        let mut tries = self.tries(allowed);
+        let mut mark = download.position;
+        loop {
+            match self.pull_once(place, download).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => {
+                    if download.position >= mark + PROGRESS {
+                        tries.progressed();
+                    }
+                    mark = download.position;
+                    tries.after(failure).await?;
+                }
+            }
+        }
+    }
+
+    async fn pull_once(&self, place: &Place, download: &mut Download<'_>) -> Result<(), Failure> {
+        let Descriptor { digest, size, .. } = download.descriptor;
+        let known = *size > 0 || *digest == Digest::of(b"");
+        let at = place.attempt("fetch", format!("{}/{}@{digest}", place.host, place.path));
+        if known && download.position == *size {
+            return download.finish(at);
+        }
+        let scopes = scope(&place.path, RegistryOperation::Pull);
+        let path = format!("/v2/{}/blobs/{digest}", place.path);
+        let mut ask = Ask::new(Method::GET, To::Path(path), &scopes, &at);
+        if download.position > 0 {
+            ask = ask.header(RANGE, &format!("bytes={}-", download.position));
+        }
+        let mut answer = self.transport().send(place, ask).await?.success().await?;
+        let mut skip = skipped(&answer, download.position)?;
+        while let Some(chunk) = answer.chunk().await? {
+            let behind = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+            skip -= behind as u64;
+            let news = &chunk[behind..];
+            if news.is_empty() {
+                continue;
+            }
+            let found = download.position + news.len() as u64;
+            if known && found > *size {
+                let at = Box::new(answer.at.clone());
+                return Err(Failure::never(RegistryError::Length { at, expected: *size, found }));
+            }
+            download.take(news, &answer)?;
+            self.transport().observe(Event::Received { digest: digest.clone(), bytes: found, of: *size });
+        }
+        if known && download.position < *size {
+            let why = format!("the connection ended after {} of {size} bytes", download.position);
+            return Err(Failure::later(RegistryError::Unreachable { at: Box::new(answer.at.clone()), why }));
+        }
+        download.finish(answer.at.clone())
+    }
+}
+
+fn subject(repository: &Repository, digest: &Digest) -> String {
+    format!("{repository}@{digest}")
+}
+
+/// How many bytes of the answer we have already: none if it begins at `position`, all before it if the registry knows no
+/// ranges.
+fn skipped(answer: &Answer, position: u64) -> Result<u64, Failure> {
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(position);
+    }
+    let range = answer.header("content-range").unwrap_or_default();
+    let start =
+        range.trim_start_matches("bytes").trim().split('-').next().and_then(|text| text.parse::<u64>().ok());
+    match start {
+        Some(start) if start <= position => Ok(position - start),
+        _ => Err(Failure::never(
+            answer.protocol(format!("asked for bytes from {position} on, it sent {range:?}")),
+        )),
+    }
+}
+
+impl Download<'_> {
+    fn take(&mut self, bytes: &[u8], answer: &Answer) -> Result<(), Failure> {
+        self.sink.write(bytes).map_err(|source| {
+            Failure::never(RegistryError::Write { at: Box::new(answer.at.clone()), source })
+        })?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&mut self, at: crate::Attempt) -> Result<(), Failure> {
+        let Some(hasher) = &self.hasher else { return Ok(()) };
+        let found = hasher.clone().finish();
+        let expected = self.descriptor.digest.clone();
+        if found == expected {
+            return Ok(());
+        }
+        Err(Failure::never(RegistryError::Corrupt { at: Box::new(at), expected, found }))
+    }
+
+    /// Begins again, because what came was wrong. Gives whether the sink can do that.
+    fn restart(&mut self, offset: u64) -> bool {
+        let fresh = offset == 0 && self.sink.restart().unwrap_or(false);
+        if fresh {
+            self.position = 0;
+            self.hasher = Some(Hasher::new(self.descriptor.digest.algorithm()));
+        }
+        fresh
+    }
+}

@@ -1,0 +1,289 @@
+//! Upwards: blobs that the repository lacks, then the manifest. Pushes go to the registry itself, never to a mirror.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{Method, StatusCode};
+use kiln_oci::{Descriptor, Digest, Hasher, Reference, Repository};
+use oci_client::RegistryOperation;
+
+use crate::answer::Answer;
+use crate::bearer::Scope;
+use crate::blob::BlobSource;
+use crate::manifest::manifest_path;
+use crate::registry::{Registry, scope};
+use crate::retry::{Again, Failure};
+use crate::route::{Direction, Place};
+use crate::transport::{Ask, Payload, To};
+use crate::upload::Upload;
+use crate::{Event, RegistryError};
+
+/// How a blob got into a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was there.
+    Present,
+    /// It was sent.
+    Sent,
+}
+
+impl Registry {
+    /// Whether `repository` has the blob `digest`.
+    pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<bool, RegistryError> {
+        let place = Place::origin(repository, Direction::Push);
+        let mut tries = self.tries(self.transport().options.retries.push);
+        loop {
+            match self.blob_exists_once(&place, digest, RegistryOperation::Pull).await {
+                Ok(exists) => return Ok(exists),
+                Err(failure) => tries.after(failure).await?,
+            }
+        }
+    }
+
+    pub(crate) async fn blob_exists_once(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        operation: RegistryOperation,
+    ) -> Result<bool, Failure> {
+        let at = place.attempt("look for", format!("{}/{}@{digest}", place.host, place.path));
+        let scopes = scope(&place.path, operation);
+        let path = format!("/v2/{}/blobs/{digest}", place.path);
+        let answer =
+            self.transport().send(place, Ask::new(Method::HEAD, To::Path(path), &scopes, &at)).await?;
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            _ => Err(answer.failure().await),
+        }
+    }
+
+    /// Asks the registry to take the blob `digest` from its repository `from` into `to`.
+    ///
+    /// Gives `false` if it doesn't: it lacks the blob, we may not read `from`, or it knows no mounting. Both
+    /// repositories must be of one registry; of two, the answer is `false`.
+    pub async fn mount_blob(
+        &self,
+        to: &Repository,
+        digest: &Digest,
+        from: &Repository,
+    ) -> Result<bool, RegistryError> {
+        if to.host() != from.host() {
+            return Ok(false);
+        }
+        let place = Place::origin(to, Direction::Push);
+        let mut tries = self.tries(self.transport().options.retries.push);
+        loop {
+            match self.mount_once(&place, digest, from).await {
+                Ok(mounted) => {
+                    if mounted {
+                        self.transport()
+                            .observe(Event::Mounted { digest: digest.clone(), from: from.clone() });
+                    }
+                    return Ok(mounted);
+                }
+                Err(failure) => tries.after(failure).await?,
+            }
+        }
+    }
+
+    async fn mount_once(&self, place: &Place, digest: &Digest, from: &Repository) -> Result<bool, Failure> {
+        let at = place.attempt("mount", format!("{}/{}@{digest}", place.host, place.path));
+        let scopes = BTreeSet::from([
+            Scope { repository: place.path.clone(), operation: RegistryOperation::Push },
+            Scope { repository: from.path().to_owned(), operation: RegistryOperation::Pull },
+        ]);
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("mount", &digest.to_string())
+            .append_pair("from", from.path())
+            .finish();
+        let path = format!("/v2/{}/blobs/uploads/?{query}", place.path);
+        let answer =
+            self.transport().send(place, Ask::new(Method::POST, To::Path(path), &scopes, &at)).await?;
+        match answer.status().as_u16() {
+            201 => Ok(true),
+            // The registry began an upload instead.
+            200..=299 => {
+                self.cancel_upload(place, answer, &scopes).await;
+                Ok(false)
+            }
+            429 | 500..=599 => Err(answer.failure().await),
+            _ => Ok(false),
+        }
+    }
+
+    /// Makes sure that `repository` has a blob: asks for it first, and sends it if it isn't there. A broken upload goes
+    /// on where it stopped.
+    ///
+    /// Fails with [`RegistryError::Read`] if `source` fails or is shorter than `descriptor` says.
+    pub async fn push_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+    ) -> Result<Pushed, RegistryError> {
+        let place = Place::origin(repository, Direction::Push);
+        let mut tries = self.tries(self.transport().options.retries.push);
+        let digest = &descriptor.digest;
+        loop {
+            match self.blob_exists_once(&place, digest, RegistryOperation::Push).await {
+                Ok(true) => {
+                    let repository = repository.clone();
+                    self.transport().observe(Event::Present { digest: digest.clone(), repository });
+                    return Ok(Pushed::Present);
+                }
+                // Some registries deny this question to those who may only push.
+                Ok(false) | Err(Failure { error: RegistryError::Denied { .. }, .. }) => break,
+                Err(failure) => tries.after(failure).await?,
+            }
+        }
+        Upload::new(self, &place, descriptor, source).run().await?;
+        Ok(Pushed::Sent)
+    }
+
+    /// Puts a manifest or index under `reference`: its tag, or its digest. Everything that the manifest names must be
+    /// in the repository before.
+    ///
+    /// Gives the digest of `raw`. Fails with [`RegistryError::ImmutableTag`] if the tag is there and may not change.
+    pub async fn push_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        raw: &[u8],
+    ) -> Result<Digest, RegistryError> {
+        let place = Place::origin(&reference.repository, Direction::Push);
+        let mut hasher =
+            reference.digest.as_ref().map_or_else(Hasher::sha256, |d| Hasher::new(d.algorithm()));
+        hasher.update(raw);
+        let digest = hasher.finish();
+        if let Some(expected) = reference.digest.as_ref().filter(|expected| **expected != digest) {
+            let at = Box::new(place.attempt("push the manifest", reference.to_string()));
+            return Err(RegistryError::Corrupt { at, expected: expected.clone(), found: digest });
+        }
+        // With both, the tag is what the reader asks for, and the digest was checked just now.
+        let name = reference.tag_or_latest().map_or_else(|| digest.to_string(), |tag| tag.to_string());
+        let bytes = Bytes::copy_from_slice(raw);
+        let mut tries = self.tries(self.transport().options.retries.push);
+        loop {
+            match self.push_manifest_once(&place, reference, &name, media_type, bytes.clone(), &digest).await
+            {
+                Ok(()) => return Ok(digest),
+                Err(failure) => tries.after(failure).await?,
+            }
+        }
+    }
+
+    async fn push_manifest_once(
+        &self,
+        place: &Place,
+        reference: &Reference,
+        name: &str,
+        media_type: &str,
+        raw: Bytes,
+        digest: &Digest,
+    ) -> Result<(), Failure> {
+        let at = place.attempt("push the manifest", reference.to_string());
+        let scopes = scope(&place.path, RegistryOperation::Push);
+        let ask = Ask::new(Method::PUT, To::Path(manifest_path(place, name)), &scopes, &at)
+            .header(CONTENT_TYPE, media_type)
+            .payload(Payload::Bytes(raw));
+        let answer = self.transport().send(place, ask).await?;
+        if !answer.status().is_success() {
+            return Err(manifest_refusal(answer.failure().await));
+        }
+        match answer.header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok()) {
+            Some(found) if found != *digest && found.algorithm() == digest.algorithm() => {
+                let at = Box::new(answer.at.clone());
+                Err(Failure::never(RegistryError::Corrupt { at, expected: digest.clone(), found }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether we may push to `repository`, found out by beginning an upload and cancelling it.
+    ///
+    /// Fails with [`RegistryError::Unauthorized`] or [`RegistryError::Denied`] if not.
+    pub async fn check_push(&self, repository: &Repository) -> Result<(), RegistryError> {
+        let place = Place::origin(repository, Direction::Push);
+        let mut tries = self.tries(self.transport().options.retries.push);
+        loop {
+            match self.check_push_once(&place).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => tries.after(failure).await?,
+            }
+        }
+    }
+
+    async fn check_push_once(&self, place: &Place) -> Result<(), Failure> {
+        let at = place.attempt("check the right to push to", format!("{}/{}", place.host, place.path));
+        let scopes = scope(&place.path, RegistryOperation::Push);
+        let path = format!("/v2/{}/blobs/uploads/", place.path);
+        let ask = Ask::new(Method::POST, To::Path(path), &scopes, &at);
+        let answer = self.transport().send(place, ask).await?.success().await?;
+        self.cancel_upload(place, answer, &scopes).await;
+        Ok(())
+    }
+
+    /// Tells the registry that nothing more will come. It forgets uploads by itself, so a failure means nothing.
+    async fn cancel_upload(&self, place: &Place, answer: Answer, scopes: &BTreeSet<Scope>) {
+        let Some(url) = answer.header(LOCATION.as_str()).and_then(|to| answer.response.url().join(to).ok())
+        else {
+            return;
+        };
+        // Its slot is given back first: those who wait for a second one while they hold one would wait for ever.
+        let at = answer.at.clone();
+        drop(answer);
+        let _ = self.transport().send(place, Ask::new(Method::DELETE, To::Url(url), scopes, &at)).await;
+    }
+}
+
+/// Reads a refusal of a manifest: an immutable tag, or a blob that the registry hasn't noticed yet.
+fn manifest_refusal(failure: Failure) -> Failure {
+    let (at, detail, status) = match failure.error {
+        RegistryError::Refused { at, status, detail } => (at, detail, status),
+        RegistryError::Denied { at, detail } => (at, detail, 403),
+        RegistryError::NotFound { at, detail } => (at, detail, 404),
+        _ => return failure,
+    };
+    if is_immutable(&detail) {
+        return Failure::never(RegistryError::ImmutableTag { at, detail });
+    }
+    let late = status != 403 && detail.contains("BLOB_UNKNOWN");
+    let again = if late { Again::Later(None) } else { failure.again };
+    let error = match status {
+        403 => RegistryError::Denied { at, detail },
+        404 => RegistryError::NotFound { at, detail },
+        status => RegistryError::Refused { at, status, detail },
+    };
+    Failure { error, again }
+}
+
+/// Whether a registry says that a tag exists and may not change. Amazon's: "The image tag '1' already exists in the 'a'
+/// repository and cannot be overwritten because the repository is immutable"; Harbor's: "configured as immutable";
+/// Google's: "has enabled tag immutability"; Artifactory's: "not enough permissions to delete/overwrite artifact".
+fn is_immutable(detail: &str) -> bool {
+    let text = detail.to_ascii_lowercase();
+    text.contains("immutable")
+        || text.contains("immutability")
+        || (text.contains("already exists") && text.contains("overwrit"))
+        || text.contains("delete/overwrite")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_words_for_an_immutable_tag_are_known() {
+        for text in [
+            "TAG_INVALID: The image tag '1.0' already exists in the 'app' repository and cannot be overwritten because the repository is immutable.",
+            "PRECONDITION: Failed to process request due to 'app:1.0' configured as immutable.",
+            "Cannot update tag 1.0. The repository has enabled tag immutability",
+            "DENIED: Not enough permissions to delete/overwrite artifact 'app/1.0' (user 'ci' needs DELETE permission).",
+        ] {
+            assert!(is_immutable(text), "{text}");
+        }
+        assert!(!is_immutable("DENIED: requested access to the resource is denied"));
+    }
+}

@@ -1,0 +1,186 @@
+//! TLS for each host: Mozilla's roots, built in, beside the files that were given; client certificates; and, where it
+//! was asked for, no verification. The provider (ring) is named here and installed nowhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::RegistryError;
+use crate::options::TlsOptions;
+
+/// The certificates that were read when the registry was made.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    provider: Arc<CryptoProvider>,
+    roots: RootCertStore,
+    registry_roots: Vec<(String, Vec<CertificateDer<'static>>)>,
+    identities: Vec<(String, Identity)>,
+}
+
+#[derive(Debug)]
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Trust {
+    /// Reads all files that `options` names.
+    ///
+    /// Fails with [`RegistryError::Options`] for a file that was named for a host and can't be used. Folders and files
+    /// of general trust may be missing, and what is no certificate in them is passed over.
+    pub(crate) fn read(options: &TlsOptions) -> Result<Self, RegistryError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        for file in &options.ca_files {
+            roots.add_parsable_certificates(certificates(file).unwrap_or_default());
+        }
+        for folder in &options.ca_dirs {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            for path in entries.map(|entry| entry.path()).filter(|path| path.is_file()) {
+                roots.add_parsable_certificates(certificates(&path).unwrap_or_default());
+            }
+        }
+        let mut registry_roots = Vec::new();
+        for (host, file) in &options.registry_certificates {
+            let found = certificates(file).map_err(|why| unusable("the registry certificate", file, why))?;
+            registry_roots.push((host.clone(), found));
+        }
+        let mut identities = Vec::new();
+        for (host, chain, key) in &options.client_certificates {
+            let identity = Identity {
+                chain: certificates(chain).map_err(|why| unusable("the client certificate", chain, why))?,
+                key: PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| unusable("the client certificate's key", key, error.to_string()))?,
+            };
+            identities.push((host.clone(), identity));
+        }
+        Ok(Self {
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            roots,
+            registry_roots,
+            identities,
+        })
+    }
+
+    /// Whether `host` has certificates of its own.
+    pub(crate) fn is_special(&self, host: &str) -> bool {
+        self.registry_roots.iter().any(|(name, _)| name == host)
+            || self.identities.iter().any(|(name, _)| name == host)
+    }
+
+    /// The TLS configuration for `host`, or for any host without certificates of its own.
+    pub(crate) fn config(
+        &self,
+        host: Option<&str>,
+        verify: bool,
+        http2: bool,
+    ) -> Result<ClientConfig, RegistryError> {
+        let failed = |error: rustls::Error| {
+            unusable(
+                "the TLS configuration of",
+                Path::new(host.unwrap_or("all registries")),
+                error.to_string(),
+            )
+        };
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .map_err(failed)?;
+        let builder = if verify {
+            let mut roots = self.roots.clone();
+            for (_, own) in self.registry_roots.iter().filter(|(name, _)| Some(name.as_str()) == host) {
+                roots.add_parsable_certificates(own.iter().cloned());
+            }
+            builder.with_root_certificates(roots)
+        } else {
+            let verifier = Arc::new(AnyCertificate(Arc::clone(&self.provider)));
+            builder.dangerous().with_custom_certificate_verifier(verifier)
+        };
+        let mut config = match self.identities.iter().find(|(name, _)| Some(name.as_str()) == host) {
+            Some((_, identity)) => builder
+                .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+                .map_err(failed)?,
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if http2 {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+        }
+        Ok(config)
+    }
+}
+
+fn unusable(what: &'static str, path: &Path, why: String) -> RegistryError {
+    RegistryError::Options { what, path: PathBuf::from(path), why }
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Vec<_> = CertificateDer::pem_file_iter(file)
+        .map_err(|error| error.to_string())?
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    if found.is_empty() { Err("there is no PEM certificate in it".to_owned()) } else { Ok(found) }
+}
+
+/// Accepts any certificate (`--skip-tls-verify`). Signatures are still checked, so that the handshake is a real one.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_ca_file_is_no_error_and_a_missing_registry_certificate_is() {
+        let options = TlsOptions { ca_files: vec!["/no/such/file".into()], ..TlsOptions::default() };
+        let trust = Trust::read(&options).unwrap();
+        assert!(trust.roots.len() > 50);
+        assert!(trust.config(None, true, true).is_ok());
+        let options = TlsOptions {
+            registry_certificates: vec![("reg.io".into(), "/no/such/file".into())],
+            ..TlsOptions::default()
+        };
+        let error = Trust::read(&options).unwrap_err().to_string();
+        assert!(error.contains("/no/such/file"), "{error}");
+    }
+}

@@ -1,0 +1,410 @@
+//! One request, from the place it goes to up to its answer: HTTP or HTTPS, a slot of that registry, authorisation,
+//! redirects. Whether to try again is for the callers to say ([`crate::retry`]).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::{Client, RequestBuilder};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use url::Url;
+
+use crate::answer::{Answer, network, stalled};
+use crate::bearer::{Bearer, Scope, authority};
+use crate::credentials::{Exchange, Found};
+use crate::options::{Proxies, RegistryOptions};
+use crate::retry::{Again, Failure};
+use crate::route::{Direction, Place};
+use crate::scheme::{http_allowed, is_near, verifies};
+use crate::tls::Trust;
+use crate::{Attempt, Event, RegistryError, challenge};
+
+/// How long a connection may take to come up.
+const CONNECT: Duration = Duration::from_secs(30);
+/// How long a host that may speak HTTP is given to answer in TLS.
+const PROBE: Duration = Duration::from_secs(10);
+/// How many redirects are followed.
+const MOST_REDIRECTS: usize = 10;
+/// A registry may take this many times longer to take in a blob than to give a sign of life.
+const COMMIT_PATIENCE: u32 = 5;
+
+/// `http` or `https`, once it is known.
+type Scheme = Arc<OnceCell<&'static str>>;
+
+/// What every request needs.
+pub(crate) struct Transport {
+    pub(crate) options: RegistryOptions,
+    trust: Trust,
+    /// For what is no registry: clouds' token services.
+    pub(crate) plain: Client,
+    clients: Mutex<HashMap<(Option<String>, bool), Client>>,
+    schemes: Mutex<HashMap<(String, Direction), Scheme>>,
+    slots: Mutex<HashMap<String, Arc<Semaphore>>>,
+    bearer: Bearer,
+}
+
+/// A request to be sent.
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    pub(crate) to: To,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Payload,
+    pub(crate) scopes: &'a BTreeSet<Scope>,
+    pub(crate) at: &'a Attempt,
+}
+
+/// Where a request goes.
+pub(crate) enum To {
+    /// To this path of the registry, from `/v2/` on.
+    Path(String),
+    /// To this address, which the registry gave.
+    Url(Url),
+}
+
+/// What a request carries.
+pub(crate) enum Payload {
+    Nothing,
+    Bytes(Bytes),
+    /// A stream that can be sent once; `sent` counts what was handed over.
+    Stream {
+        body: reqwest::Body,
+        length: u64,
+        sent: Arc<AtomicU64>,
+    },
+}
+
+impl<'a> Ask<'a> {
+    pub(crate) fn new(method: Method, to: To, scopes: &'a BTreeSet<Scope>, at: &'a Attempt) -> Self {
+        Self { method, to, headers: HeaderMap::new(), payload: Payload::Nothing, scopes, at }
+    }
+
+    pub(crate) fn header(mut self, name: http::HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    pub(crate) fn payload(mut self, payload: Payload) -> Self {
+        self.payload = payload;
+        self
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Transport {
+    pub(crate) fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
+        let trust = Trust::read(&options.tls)?;
+        // So that an option which can't be used is known before anything is built.
+        let plain = build_client(&options, &trust, None, true)?;
+        Ok(Self {
+            options,
+            trust,
+            plain,
+            clients: Mutex::default(),
+            schemes: Mutex::default(),
+            slots: Mutex::default(),
+            bearer: Bearer::default(),
+        })
+    }
+
+    pub(crate) fn observe(&self, event: Event) {
+        if let Some(observer) = &self.options.observer {
+            observer(event);
+        }
+    }
+
+    pub(crate) async fn find_login(&self, host: &str, path: &str) -> Found {
+        let exchange = Exchange { client: self.plain.clone(), clock: self.options.credentials.clock() };
+        self.options.credentials.find(host, path, &exchange).await
+    }
+
+    /// The HTTP client for `host`.
+    pub(crate) fn client(&self, host: &str, direction: Direction) -> Result<Client, Failure> {
+        let special = self.trust.is_special(host).then(|| host.to_owned());
+        let verify = verifies(&self.options, host, direction);
+        if let Some(client) = lock(&self.clients).get(&(special.clone(), verify)) {
+            return Ok(client.clone());
+        }
+        let client =
+            build_client(&self.options, &self.trust, special.as_deref(), verify).map_err(Failure::never)?;
+        lock(&self.clients).insert((special, verify), client.clone());
+        Ok(client)
+    }
+
+    async fn slot(&self, host: &str) -> Option<OwnedSemaphorePermit> {
+        let most = self.options.max_concurrency.max(1);
+        let slots = Arc::clone(
+            lock(&self.slots).entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(most))),
+        );
+        slots.acquire_owned().await.ok()
+    }
+
+    /// `https`, or `http` where that is allowed and HTTPS doesn't answer. Found out once per host.
+    async fn scheme(&self, place: &Place, at: &Attempt) -> Result<&'static str, Failure> {
+        let host = place.wire_host();
+        if !http_allowed(&self.options, &place.host, place.direction) {
+            return Ok("https");
+        }
+        let key = (host.to_owned(), place.direction);
+        let cell = Arc::clone(lock(&self.schemes).entry(key).or_default());
+        cell.get_or_try_init(|| self.probe(place, at)).await.copied()
+    }
+
+    async fn probe(&self, place: &Place, at: &Attempt) -> Result<&'static str, Failure> {
+        let host = place.wire_host();
+        let client = self.client(host, place.direction)?;
+        let patience = PROBE.min(self.options.retries.stall);
+        let ping = async |scheme: &str| match tokio::time::timeout(
+            patience,
+            client.get(format!("{scheme}://{host}/v2/")).send(),
+        )
+        .await
+        {
+            Ok(Ok(response)) => Ok(response.status()),
+            Ok(Err(error)) => Err(network(at, error)),
+            Err(_) => Err(stalled(at, patience)),
+        };
+        let secure = match ping("https").await {
+            Ok(_) => return Ok("https"),
+            // It speaks TLS: what is wrong with its certificate must not make us send a password in the clear.
+            Err(failure) if matches!(failure.error, RegistryError::Certificate { .. }) => {
+                return Err(failure);
+            }
+            Err(failure) => failure,
+        };
+        match ping("http").await {
+            // A TLS server answers to plain HTTP with 400.
+            Ok(status) if status != StatusCode::BAD_REQUEST => {
+                if !is_near(host) {
+                    self.observe(Event::PlainHttp { host: host.to_owned() });
+                }
+                Ok("http")
+            }
+            _ => Err(secure),
+        }
+    }
+
+    /// Sends a request and gives its answer, whatever its status; only 401 is dealt with here.
+    pub(crate) async fn send(&self, place: &Place, mut ask: Ask<'_>) -> Result<Answer, Failure> {
+        let host = place.wire_host().to_owned();
+        let scheme = self.scheme(place, ask.at).await?;
+        let target = match &ask.to {
+            To::Url(url) => url.clone(),
+            To::Path(path) => Url::parse(&format!("{scheme}://{host}{path}")).map_err(|error| {
+                let what = format!("{host} is no address: {error}");
+                Failure::never(RegistryError::Protocol { at: Box::new(ask.at.clone()), what })
+            })?,
+        };
+        let home = Url::parse(&format!("{scheme}://{host}/")).map(|url| url.origin()).ok();
+        for last in [false, false, true] {
+            let own = home.as_ref() == Some(&target.origin());
+            let authorization = self.bearer.authorize(self, place, ask.scopes, ask.at).await;
+            let authorization = match authorization {
+                Ok(authorization) => authorization,
+                Err(failure) => return Err(self.with_login(place, failure).await),
+            };
+            let slot = self.slot(&host).await.ok_or_else(|| {
+                let why = "the registry was closed".to_owned();
+                Failure::never(RegistryError::Unreachable { at: Box::new(ask.at.clone()), why })
+            })?;
+            let payload = std::mem::replace(&mut ask.payload, Payload::Nothing);
+            let once = matches!(payload, Payload::Stream { .. });
+            if let Payload::Bytes(bytes) = &payload {
+                ask.payload = Payload::Bytes(bytes.clone());
+            }
+            let header = authorization.header.clone().filter(|_| own);
+            let response = self.follow(place, &ask, target.clone(), payload, header).await;
+            let response = match response {
+                Ok(response) => response,
+                Err(failure) => return Err(self.with_login(place, failure).await),
+            };
+            let wanted = if response.status() == StatusCode::UNAUTHORIZED && own {
+                challenge::read(response.headers())
+            } else {
+                None
+            };
+            let mut at = ask.at.clone();
+            at.login = self.bearer.describe(place).await;
+            let answer = Answer { response, at, stall: self.options.retries.stall, _slot: slot };
+            let Some(wanted) = wanted else { return Ok(answer) };
+            let used = authorization.fresh;
+            let other = self.bearer.refused(self, place, ask.scopes, wanted, used).await;
+            if last || (used && !other) {
+                return Ok(answer);
+            }
+            if once {
+                let mut failure = answer.failure().await;
+                failure.again = Again::Now;
+                return Err(failure);
+            }
+        }
+        unreachable_rounds(ask.at)
+    }
+
+    async fn with_login(&self, place: &Place, mut failure: Failure) -> Failure {
+        failure.error.set_login(self.bearer.describe(place).await);
+        failure
+    }
+
+    /// Sends, and follows redirects of requests that carry nothing. Another host gets no authorisation.
+    async fn follow(
+        &self,
+        place: &Place,
+        ask: &Ask<'_>,
+        mut url: Url,
+        payload: Payload,
+        mut authorization: Option<HeaderValue>,
+    ) -> Result<reqwest::Response, Failure> {
+        let mut payload = Some(payload);
+        for _ in 0..=MOST_REDIRECTS {
+            let client = self.client(&authority(&url), place.direction)?;
+            let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
+            if let Some(header) = &authorization {
+                request = request.header(AUTHORIZATION, header.clone());
+            }
+            let payload = payload.take().unwrap_or(Payload::Nothing);
+            let carries = !matches!(payload, Payload::Nothing);
+            let response = self.dispatch(request, payload, ask).await?;
+            let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            let bare = matches!(ask.method, Method::GET | Method::HEAD) && !carries;
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let (true, true, Some(location)) = (moved, bare, location) else { return Ok(response) };
+            let next = url.join(location).map_err(|_| protocol(ask.at, "it redirects to what is no URL"))?;
+            let plain = next.scheme() == "http";
+            if !matches!(next.scheme(), "http" | "https")
+                || (plain
+                    && url.scheme() == "https"
+                    && !http_allowed(&self.options, &authority(&next), place.direction))
+            {
+                return Err(protocol(ask.at, "it redirects from HTTPS to a place without TLS"));
+            }
+            if next.origin() != url.origin() {
+                authorization = None;
+            }
+            url = next;
+        }
+        Err(protocol(ask.at, "it redirects without end"))
+    }
+
+    async fn dispatch(
+        &self,
+        request: RequestBuilder,
+        payload: Payload,
+        ask: &Ask<'_>,
+    ) -> Result<reqwest::Response, Failure> {
+        let stall = self.options.retries.stall;
+        let (request, watched) = match payload {
+            Payload::Nothing if matches!(ask.method, Method::POST | Method::PUT | Method::PATCH) => {
+                (request.header(CONTENT_LENGTH, 0), None)
+            }
+            Payload::Nothing => (request, None),
+            Payload::Bytes(bytes) => (request.body(bytes), None),
+            Payload::Stream { body, length, sent } => {
+                (request.header(CONTENT_LENGTH, length).body(body), Some((sent, length)))
+            }
+        };
+        let mut response = std::pin::pin!(request.send());
+        let mut seen = 0;
+        loop {
+            let patience = match &watched {
+                Some((sent, length)) if sent.load(Ordering::Relaxed) >= *length => stall * COMMIT_PATIENCE,
+                _ => stall,
+            };
+            if let Ok(response) = tokio::time::timeout(patience, response.as_mut()).await {
+                return response.map_err(|error| network(ask.at, error));
+            }
+            let now = watched.as_ref().map_or(0, |(sent, _)| sent.load(Ordering::Relaxed));
+            if now <= seen {
+                return Err(stalled(ask.at, patience));
+            }
+            seen = now;
+        }
+    }
+
+    /// Sends a request that has nothing to do with a repository (to a token server), and reads its small answer.
+    pub(crate) async fn exchange(
+        &self,
+        request: RequestBuilder,
+        at: &Attempt,
+    ) -> Result<(StatusCode, HeaderMap, Vec<u8>), Failure> {
+        const MOST: usize = 1 << 20;
+        let stall = self.options.retries.stall;
+        let work = async {
+            let mut response = request.send().await.map_err(|error| network(at, error))?;
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|error| network(at, error))? {
+                body.extend_from_slice(&chunk);
+                if body.len() > MOST {
+                    return Err(protocol(at, "the token server's answer is too long"));
+                }
+            }
+            Ok((response.status(), response.headers().clone(), body))
+        };
+        tokio::time::timeout(stall, work).await.unwrap_or_else(|_| Err(stalled(at, stall)))
+    }
+}
+
+fn unreachable_rounds(at: &Attempt) -> Result<Answer, Failure> {
+    Err(protocol(at, "it asks for a login again and again"))
+}
+
+fn protocol(at: &Attempt, what: &str) -> Failure {
+    Failure::never(RegistryError::Protocol { at: Box::new(at.clone()), what: what.to_owned() })
+}
+
+/// What is spoken to directly: this machine, and clouds' metadata servers.
+const DIRECT: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,metadata.google.internal";
+
+fn build_client(
+    options: &RegistryOptions,
+    trust: &Trust,
+    host: Option<&str>,
+    verify: bool,
+) -> Result<Client, RegistryError> {
+    let tls = trust.config(host, verify, options.http2)?;
+    let mut builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(&options.user_agent)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .connect_timeout(CONNECT)
+        .tcp_keepalive(Duration::from_secs(30))
+        .http2_adaptive_window(true)
+        .no_proxy();
+    if !options.http2 {
+        builder = builder.http1_only();
+    }
+    for proxy in proxies(&options.proxies)? {
+        builder = builder.proxy(proxy);
+    }
+    builder.build().map_err(|error| RegistryError::Options {
+        what: "the HTTP client's",
+        path: "settings".into(),
+        why: error.to_string(),
+    })
+}
+
+fn proxies(options: &Proxies) -> Result<Vec<reqwest::Proxy>, RegistryError> {
+    let no_proxy = options.no_proxy.as_deref().unwrap_or_default();
+    let direct = reqwest::NoProxy::from_string(&format!("{DIRECT},{no_proxy}"));
+    // The address may hold a password: it is not shown.
+    let unusable = |what| {
+        move |_| RegistryError::Options { what, path: "[not shown]".into(), why: "it is no URL".into() }
+    };
+    let mut all = Vec::new();
+    if let Some(url) = options.http.as_deref().filter(|url| !url.is_empty()) {
+        all.push(reqwest::Proxy::http(url).map_err(unusable("the proxy HTTP_PROXY"))?);
+    }
+    if let Some(url) = options.https.as_deref().filter(|url| !url.is_empty()) {
+        all.push(reqwest::Proxy::https(url).map_err(unusable("the proxy HTTPS_PROXY"))?);
+    }
+    Ok(all.into_iter().map(|proxy| proxy.no_proxy(direct.clone())).collect())
+}

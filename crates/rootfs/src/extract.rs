@@ -1,0 +1,508 @@
+//! Writing a layer's files into a tree: onto what is there, or as a layer of its own in overlayfs' format.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use kiln_oci::{DiffId, Digest, Hasher};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::delta::disk;
+use crate::error::Doing;
+use crate::tar_read::{Entry, EntryKind, TarReader};
+use crate::{IgnorePaths, Kind, Meta, Root, RootfsError, Timestamp, TreePath};
+
+/// What becomes of whiteouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// What they name is removed from the tree.
+    Apply,
+    /// They are kept in overlayfs' format: the tree is one layer of a stack.
+    ToOverlay,
+}
+
+/// Told of every entry that is written.
+pub trait Record {
+    /// `hash` is the SHA-256 of a regular file's content.
+    fn wrote(&mut self, path: &TreePath, meta: &Meta, hash: Option<[u8; 32]>) -> io::Result<()>;
+}
+
+/// How a layer is written.
+pub struct ExtractOptions<'a> {
+    /// What becomes of whiteouts.
+    pub whiteouts: Whiteouts,
+    /// Paths that are passed over.
+    pub ignore: IgnorePaths,
+    /// Whether device nodes can be made. Where not, they are left out and counted.
+    pub can_mknod: bool,
+    /// Whether files can be given to anybody. Where not, all of them are ours.
+    pub can_chown: bool,
+    /// Told of every entry.
+    pub record: Option<&'a mut dyn Record>,
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Extracted {
+    /// What the archive's bytes hash to.
+    pub diff_id: DiffId,
+    /// How many entries were written.
+    pub entries: u64,
+    /// How many bytes their contents have.
+    pub bytes: u64,
+    /// Device nodes that could not be made.
+    pub skipped: Vec<TreePath>,
+    /// Hard links to files that this layer doesn't hold: name and target. Only with [`Whiteouts::ToOverlay`]; whoever
+    /// knows the layers below has to make them.
+    pub dangling: Vec<(TreePath, TreePath)>,
+}
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Writes the layer `tar` (not compressed) into the tree `into`.
+///
+/// Fails with [`RootfsError::Archive`] if it is damaged, with [`RootfsError::Escape`] if it names anything outside the
+/// tree, and with [`RootfsError::Io`] if a file can't be written.
+pub fn extract(
+    tar: impl Read,
+    into: &Root,
+    options: &mut ExtractOptions<'_>,
+) -> Result<Extracted, RootfsError> {
+    let hashing = Hashing { input: tar, hasher: Hasher::sha256() };
+    let mut work = Extraction {
+        tar: TarReader::new(hashing),
+        into,
+        options,
+        parent: None,
+        written: HashSet::new(),
+        hasher: RandomState::new(),
+        directories: Vec::new(),
+        done: Counted::default(),
+        buffer: vec![0; 256 << 10],
+    };
+    while let Some(entry) = work.tar.next()? {
+        work.entry(&entry)?;
+    }
+    work.finish()
+}
+
+#[derive(Default)]
+struct Counted {
+    entries: u64,
+    bytes: u64,
+    skipped: Vec<TreePath>,
+    dangling: Vec<(TreePath, TreePath)>,
+}
+
+struct Hashing<R> {
+    input: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.input.read(buffer)?;
+        self.hasher.update(&buffer[..length]);
+        Ok(length)
+    }
+}
+
+struct Extraction<'a, 'o, R> {
+    tar: TarReader<Hashing<R>>,
+    into: &'a Root,
+    options: &'a mut ExtractOptions<'o>,
+    /// The directory of the last entry: most entries lie beside their predecessor.
+    parent: Option<(TreePath, OwnedFd)>,
+    /// Hashes of the paths that this layer wrote: an opaque mark hides only what lies below them.
+    written: HashSet<u64>,
+    hasher: RandomState,
+    /// Times that are set at the end, since writing into a directory changes its own.
+    directories: Vec<(TreePath, Timestamp)>,
+    done: Counted,
+    buffer: Vec<u8>,
+}
+
+fn escape(path: &[u8], why: &'static str) -> RootfsError {
+    RootfsError::Escape { path: String::from_utf8_lossy(path).into_owned(), why }
+}
+
+impl<R: Read> Extraction<'_, '_, R> {
+    fn entry(&mut self, entry: &Entry) -> Result<(), RootfsError> {
+        let path = TreePath::strict(&entry.path)
+            .ok_or_else(|| escape(&entry.path, "leads out of the tree by .."))?;
+        if self.options.ignore.is_ignored(&path) {
+            return Ok(());
+        }
+        if path.name().starts_with(WHITEOUT) {
+            return self.whiteout(&path);
+        }
+        self.done.entries += 1;
+        if path.is_root() {
+            return self.root(entry);
+        }
+        let mark = self.hasher.hash_one(path.as_bytes());
+        self.written.insert(mark);
+        self.enter_parent(&path)?;
+        match entry.kind {
+            EntryKind::HardLink => self.hard_link(&path, entry),
+            EntryKind::New(kind) => self.new_entry(&path, kind, entry),
+        }
+    }
+
+    fn handle(&self) -> &OwnedFd {
+        match &self.parent {
+            Some((_, handle)) => handle,
+            None => unreachable!("entries are written after their parent is entered"),
+        }
+    }
+
+    /// Opens the directory that `path` lies in, and makes it where the archive doesn't say it.
+    fn enter_parent(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        let parent = path.parent().unwrap_or_default();
+        if self.parent.as_ref().is_some_and(|(open, _)| *open == parent) {
+            return Ok(());
+        }
+        let handle = match self.into.directory(&parent) {
+            Ok(handle) => handle,
+            Err(RootfsError::Io { source, .. })
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                self.make_parents(&parent)?;
+                self.into.directory(&parent)?
+            }
+            Err(error) => return Err(error),
+        };
+        self.parent = Some((parent, handle));
+        Ok(())
+    }
+
+    fn make_parents(&self, path: &TreePath) -> Result<(), RootfsError> {
+        let mut at = TreePath::root();
+        for name in path.components() {
+            let next = at.join(name);
+            if self.into.directory(&next).is_err() {
+                let above = self.into.directory(&at)?;
+                disk::remove_all(&above, name).doing("replace", next.to_string())?;
+                rustix::fs::mkdirat(&above, name, Mode::from_raw_mode(0o755))
+                    .doing("make the directory", next.to_string())?;
+                rustix::fs::chmodat(&above, name, Mode::from_raw_mode(0o755), AtFlags::empty())
+                    .doing("change the mode of", next.to_string())?;
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    fn whiteout(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        let parent = path.parent().unwrap_or_default();
+        let overlay = self.options.whiteouts == Whiteouts::ToOverlay;
+        if path.name() == OPAQUE {
+            if overlay {
+                self.enter_parent(path)?;
+                return disk::set_opaque(self.handle(), b"").doing("mark as opaque", parent.to_string());
+            }
+            return self.clear(&parent);
+        }
+        let name = &path.name()[WHITEOUT.len()..];
+        if name.is_empty() || name == b"." || name == b".." {
+            return Err(escape(path.as_bytes(), "is a whiteout of no file"));
+        }
+        let target = parent.join(name);
+        if self.options.ignore.is_ignored(&target) {
+            return Ok(());
+        }
+        if overlay {
+            self.enter_parent(path)?;
+            disk::remove_all(self.handle(), name).doing("remove", target.to_string())?;
+            return disk::make_whiteout(self.handle(), name).doing("make a whiteout for", target.to_string());
+        }
+        let Ok(directory) = self.into.directory(&parent) else { return Ok(()) };
+        disk::remove_all(&directory, name).doing("remove", target.to_string())?;
+        self.forget(&target);
+        Ok(())
+    }
+
+    /// The kept handle may be of a directory that was just removed or replaced.
+    fn forget(&mut self, path: &TreePath) {
+        if self.parent.as_ref().is_some_and(|(open, _)| open.starts_with(path)) {
+            self.parent = None;
+        }
+    }
+
+    /// Removes what earlier layers left in a directory.
+    fn clear(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        let Ok(directory) = self.into.directory(path) else { return Ok(()) };
+        for name in self.into.list(path)? {
+            let child = path.join(&name);
+            if self.options.ignore.is_ignored(&child) {
+                continue;
+            }
+            if self.written.contains(&self.hasher.hash_one(child.as_bytes())) {
+                let is_directory = self.into.stat(&child)?.is_some_and(|meta| meta.is_dir());
+                if is_directory {
+                    self.clear(&child)?;
+                }
+                continue;
+            }
+            disk::remove_all(&directory, &name).doing("remove", child.to_string())?;
+            self.forget(&child);
+        }
+        Ok(())
+    }
+
+    fn root(&mut self, entry: &Entry) -> Result<(), RootfsError> {
+        self.parent = Some((TreePath::root(), self.into.directory(&TreePath::root())?));
+        let meta = self.meta(Kind::Directory, entry);
+        // The name is needed by calls that can't do without one.
+        self.set_meta(b".", &TreePath::root(), &meta, entry)?;
+        self.directories.push((TreePath::root(), entry.mtime));
+        Ok(())
+    }
+
+    fn meta(&self, kind: Kind, entry: &Entry) -> Meta {
+        let mut meta = Meta::new(kind, entry.mode);
+        if self.options.can_chown {
+            (meta.uid, meta.gid) = (entry.uid, entry.gid);
+        } else {
+            meta.uid = rustix::process::geteuid().as_raw();
+            meta.gid = rustix::process::getegid().as_raw();
+        }
+        meta.mtime = entry.mtime;
+        meta.rdev = matches!(kind, Kind::CharDevice | Kind::BlockDevice).then_some(entry.rdev);
+        meta.size = if kind == Kind::File { entry.size } else { 0 };
+        if kind == Kind::Symlink {
+            meta.link = Some(entry.link.clone());
+            meta.size = entry.link.len() as u64;
+        }
+        meta
+    }
+
+    fn set_meta(&self, name: &[u8], path: &TreePath, meta: &Meta, entry: &Entry) -> Result<(), RootfsError> {
+        let directory = self.handle();
+        let doing = "set the attributes of";
+        if self.options.can_chown {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
+            rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .doing("change the owner of", path.to_string())?;
+        }
+        if meta.kind != Kind::Symlink {
+            rustix::fs::chmodat(directory, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())
+                .doing("change the mode of", path.to_string())?;
+        }
+        for (key, value) in &entry.xattrs {
+            match disk::set_xattrs(directory, name, &[(key.clone(), value.clone())]) {
+                Ok(()) => {}
+                // What only a privileged process may set is left out where we are none, as every builder does.
+                Err(error) if matches!(error.raw_os_error(), Some(1 | 95)) => {}
+                Err(error) => return Err(error).doing(doing, path.to_string()),
+            }
+        }
+        disk::set_mtime(directory, name, meta.mtime).doing("set the time of", path.to_string())
+    }
+
+    fn new_entry(&mut self, path: &TreePath, kind: Kind, entry: &Entry) -> Result<(), RootfsError> {
+        let meta = self.meta(kind, entry);
+        let name = path.name().to_vec();
+        let mut hash = None;
+        match kind {
+            Kind::Directory => self.directory(path, &name)?,
+            Kind::File => hash = self.file(path, &name, entry)?,
+            Kind::Symlink => self.replaced(path, &name, |directory, name| {
+                rustix::fs::symlinkat(entry.link.as_slice(), directory, name)
+            })?,
+            Kind::CharDevice | Kind::BlockDevice if !self.options.can_mknod && !meta.is_whiteout() => {
+                self.done.skipped.push(path.clone());
+                return Ok(());
+            }
+            Kind::Fifo | Kind::CharDevice | Kind::BlockDevice | Kind::Socket => {
+                self.replaced(path, &name, |directory, name| {
+                    disk::make_special(directory, name, &meta)
+                        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                })?;
+            }
+        }
+        self.set_meta(&name, path, &meta, entry)?;
+        if kind == Kind::Directory {
+            self.directories.push((path.clone(), entry.mtime));
+        }
+        self.wrote(path, &meta, hash)
+    }
+
+    fn wrote(&mut self, path: &TreePath, meta: &Meta, hash: Option<[u8; 32]>) -> Result<(), RootfsError> {
+        match &mut self.options.record {
+            Some(record) => record.wrote(path, meta, hash).doing("record", path.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes something; if something else is there already, in its place.
+    fn replaced(
+        &mut self,
+        path: &TreePath,
+        name: &[u8],
+        make: impl Fn(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), RootfsError> {
+        let made = match make(self.handle(), name) {
+            Err(Errno::EXIST) => {
+                disk::remove_all(self.handle(), name).doing("replace", path.to_string())?;
+                make(self.handle(), name)
+            }
+            result => result,
+        };
+        self.forget(path);
+        if self.parent.is_none() {
+            self.enter_parent(path)?;
+        }
+        made.doing("make", path.to_string())
+    }
+
+    fn directory(&mut self, path: &TreePath, name: &[u8]) -> Result<(), RootfsError> {
+        let mode = Mode::from_raw_mode(0o700);
+        match rustix::fs::mkdirat(self.handle(), name, mode) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => {
+                let there = disk::look(self.handle(), name).doing("look at", path.to_string())?;
+                if there.is_some_and(|meta| meta.is_dir()) {
+                    return disk::clear_xattrs(self.handle(), name, &[]).doing("update", path.to_string());
+                }
+                self.replaced(path, name, |directory, name| rustix::fs::mkdirat(directory, name, mode))
+            }
+            Err(error) => Err(error).doing("make the directory", path.to_string()),
+        }
+    }
+
+    fn file(&mut self, path: &TreePath, name: &[u8], entry: &Entry) -> Result<Option<[u8; 32]>, RootfsError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        let open = |directory: &OwnedFd| rustix::fs::openat(directory, name, flags, mode);
+        let file = match open(self.handle()) {
+            Err(Errno::EXIST) => {
+                disk::remove_all(self.handle(), name).doing("replace", path.to_string())?;
+                open(self.handle())
+            }
+            result => result,
+        };
+        let mut file = File::from(file.doing("make", path.to_string())?);
+        let mut hasher = (self.options.record.is_some() && entry.pieces.is_none()).then(Hasher::sha256);
+        let written = match &entry.pieces {
+            None => copy_whole(&mut self.tar, &mut file, &mut self.buffer, hasher.as_mut()),
+            Some(pieces) => copy_pieces(&mut self.tar, &file, &mut self.buffer, pieces, entry.size),
+        };
+        self.done.bytes += written.doing("write", path.to_string())?;
+        Ok(hasher.map(|hasher| digest_bytes(&hasher.finish())))
+    }
+
+    fn hard_link(&mut self, path: &TreePath, entry: &Entry) -> Result<(), RootfsError> {
+        let target = TreePath::strict(&entry.link)
+            .ok_or_else(|| escape(&entry.path, "is a hard link out of the tree"))?;
+        if target == *path {
+            return Ok(());
+        }
+        let (from, from_name) = match self.into.parent(&target) {
+            Ok(found) => found,
+            Err(_) if self.options.whiteouts == Whiteouts::ToOverlay => {
+                self.done.dangling.push((path.clone(), target));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let name = path.name().to_vec();
+        let link = |directory: &OwnedFd| {
+            rustix::fs::linkat(&from, &from_name, directory, name.as_slice(), AtFlags::empty())
+        };
+        let linked = match link(self.handle()) {
+            Err(Errno::EXIST) => {
+                disk::remove_all(self.handle(), &name).doing("replace", path.to_string())?;
+                link(self.handle())
+            }
+            result => result,
+        };
+        match linked {
+            Err(Errno::NOENT) if self.options.whiteouts == Whiteouts::ToOverlay => {
+                self.done.dangling.push((path.clone(), target));
+                return Ok(());
+            }
+            result => result.doing("link", format!("{path} to {target}"))?,
+        }
+        if self.options.record.is_some()
+            && let Some(meta) = self.into.stat(path)?
+        {
+            return self.wrote(path, &meta, None);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Extracted, RootfsError> {
+        // Deepest first, so that no later change touches a time that is set already.
+        for (path, mtime) in std::mem::take(&mut self.directories).into_iter().rev() {
+            let Ok((directory, name)) = self.into.parent(&path) else { continue };
+            let name = std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str()).to_vec();
+            match disk::look(&directory, &name) {
+                // Replaced by a later entry.
+                Ok(Some(meta)) if meta.is_dir() => {}
+                _ => continue,
+            }
+            disk::set_mtime(&directory, &name, mtime).doing("set the time of", path.to_string())?;
+        }
+        let mut input = self.tar.into_inner();
+        // What follows the end marker belongs to the diff ID as well.
+        io::copy(&mut input, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
+        let Counted { entries, bytes, skipped, dangling } = self.done;
+        let diff_id = DiffId(digest_bytes(&input.hasher.finish()));
+        Ok(Extracted { diff_id, entries, bytes, skipped, dangling })
+    }
+}
+
+fn digest_bytes(digest: &Digest) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_bytes());
+    bytes
+}
+
+fn copy_whole(
+    from: &mut impl Read,
+    to: &mut File,
+    buffer: &mut [u8],
+    mut hasher: Option<&mut Hasher>,
+) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        let length = from.read(buffer)?;
+        if length == 0 {
+            return Ok(total);
+        }
+        to.write_all(&buffer[..length])?;
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&buffer[..length]);
+        }
+        total += length as u64;
+    }
+}
+
+fn copy_pieces(
+    from: &mut impl Read,
+    to: &File,
+    buffer: &mut [u8],
+    pieces: &[(u64, u64)],
+    size: u64,
+) -> io::Result<u64> {
+    to.set_len(size)?;
+    let mut total = 0;
+    for (offset, length) in pieces {
+        let mut at = *offset;
+        let end = offset + length;
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            from.read_exact(&mut buffer[..most])?;
+            to.write_all_at(&buffer[..most], at)?;
+            at += most as u64;
+        }
+        total += length;
+    }
+    Ok(total)
+}

@@ -1,0 +1,197 @@
+//! The container's own root as the tree of one stage after another, as kaniko does it, for places where nothing can be
+//! mounted.
+//!
+//! The tree holds things that belong to the pod: they are ignored, which means neither extracted, nor recorded, nor
+//! deleted. There is one tree, so a stage that is left behind survives only as far as it was saved: in the scratch
+//! directory, `k/N` holds what COPY --from or FROM wants of stage N, `p` what `--preserve-context` restores, and `s` the
+//! files of scans.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, openat};
+
+use super::directory::copy_tree;
+use super::tracked::Tracked;
+use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, remove, save, unpack};
+use crate::delta::dir_stack::DIRECTORY;
+use crate::delta::disk::remove_all;
+use crate::delta::failed;
+use crate::{ChangeSource, Delta, DirectoryView, RootfsError, TreePath, View};
+
+/// What is never part of an image on this rung, besides mounts and Kiln's own directories. Components may be globs.
+pub const HOST_IGNORED: [&str; 5] = ["/proc", "/dev", "/sys", "/etc/mtab", "/tmp/apt-key-gpghome*"];
+
+/// What is left of a stage that no longer has the tree.
+struct Saved {
+    path: PathBuf,
+    /// The records of the whole tree, if it was saved whole.
+    records: Option<File>,
+}
+
+/// Builds one stage after another in the same root.
+pub struct HostSnapshotter {
+    root: PathBuf,
+    scratch: PathBuf,
+    options: SnapshotOptions,
+    current: Option<(usize, Tracked)>,
+    saved: BTreeMap<usize, Saved>,
+}
+
+impl HostSnapshotter {
+    /// Works in `root`, which is `/` but in tests, and keeps its files in `scratch`. `options.ignore` must hold what
+    /// belongs to the pod: [`HOST_IGNORED`], the [`mount_points`](super::mount_points), Kiln's directory and `scratch`
+    /// itself, if these lie in `root`.
+    pub fn new(root: PathBuf, scratch: PathBuf, options: SnapshotOptions) -> Self {
+        Self { root, scratch, options, current: None, saved: BTreeMap::new() }
+    }
+
+    /// Saves the tree as it is, for [`restore`](Self::restore). To be called before the first stage begins.
+    pub fn preserve(&mut self) -> Result<(), RootfsError> {
+        let to = self.fresh_dir("p", "tree")?;
+        copy_tree(handle(&self.root)?, &to, &self.options)
+    }
+
+    /// Replaces the tree by the one that was preserved. No stage has the tree then.
+    pub fn restore(&mut self) -> Result<(), RootfsError> {
+        let from = handle(&self.scratch.join("p").join("tree"))?;
+        self.empty()?;
+        copy_tree(from, &self.root, &self.options)
+    }
+
+    /// Removes everything in the tree that is not ignored. No stage has the tree then.
+    pub fn empty(&mut self) -> Result<(), RootfsError> {
+        self.current = None;
+        let root = handle(&self.root)?;
+        remove::empty(root, &self.options.ignore).map_err(|error| failed("empty", bytes(&self.root), error))
+    }
+
+    fn fresh_dir(&self, above: &str, name: &str) -> Result<PathBuf, RootfsError> {
+        let path = self.scratch.join(above).join(name);
+        let make = || {
+            remove_all(CWD, bytes(&path))?;
+            std::fs::create_dir_all(&path)
+        };
+        make().map_err(|error| failed("make", bytes(&path), error))?;
+        Ok(path)
+    }
+
+    /// The directory for the files of scans.
+    fn scans(&self) -> Result<PathBuf, RootfsError> {
+        let path = self.scratch.join("s");
+        std::fs::create_dir_all(&path).map_err(|error| failed("make", bytes(&path), error))?;
+        Ok(path)
+    }
+
+    fn current(&mut self, stage: usize) -> Result<&mut Tracked, RootfsError> {
+        match &mut self.current {
+            Some((current, tracked)) if *current == stage => Ok(tracked),
+            _ => Err(super::no_such_stage(stage)),
+        }
+    }
+}
+
+impl Snapshotter for HostSnapshotter {
+    fn base(&mut self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
+        self.empty()?;
+        self.saved.remove(&stage);
+        rustix::fs::chmod(&self.root, Mode::from_raw_mode(unpack::ROOT_MODE))
+            .map_err(|error| failed("set the mode of", bytes(&self.root), error.into()))?;
+        let mut tracked = Tracked::new(self.root.clone(), self.scans()?, self.options.clone());
+        for layer in layers {
+            tracked.lay(layer)?;
+        }
+        self.current = Some((stage, tracked));
+        Ok(())
+    }
+
+    fn fork(&mut self, stage: usize, from: usize) -> Result<(), RootfsError> {
+        if let Some((current, tracked)) = &mut self.current
+            && *current == from
+        {
+            if tracked.is_open() {
+                return Err(super::step_is_open());
+            }
+            *current = stage;
+            return Ok(());
+        }
+        let saved = self.saved.get(&from).ok_or_else(|| super::no_such_stage(from))?;
+        let records = saved.records.as_ref().ok_or_else(|| super::not_saved(from))?;
+        let fail = |error| failed("read the records of", bytes(&saved.path), error);
+        let (records, path) = (records.try_clone().map_err(fail)?, saved.path.clone());
+        self.empty()?;
+        copy_tree(handle(&path)?, &self.root, &self.options)?;
+        let tracked = Tracked::copied(self.root.clone(), self.scans()?, self.options.clone(), records)?;
+        self.current = Some((stage, tracked));
+        Ok(())
+    }
+
+    fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError> {
+        match (&self.current, self.saved.get(&stage)) {
+            (Some((current, tracked)), _) if *current == stage => tracked.view(),
+            (_, Some(saved)) => Ok(Arc::new(DirectoryView::open(&saved.path)?)),
+            _ => Err(super::no_such_stage(stage)),
+        }
+    }
+
+    fn begin(&mut self, stage: usize) -> Result<Tree, RootfsError> {
+        self.current(stage)?.begin()?;
+        Ok(Tree::Host)
+    }
+
+    fn changes(&mut self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
+        self.current(stage)?.changes()
+    }
+
+    fn commit(&mut self, stage: usize) -> Result<(), RootfsError> {
+        self.current(stage)?.commit()
+    }
+
+    fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
+        self.current(stage)?.apply(&delta)
+    }
+
+    fn apply_layer(&mut self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
+        self.current(stage)?.lay(&layer)
+    }
+
+    fn leave(&mut self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError> {
+        let whole = keep.iter().any(TreePath::is_root);
+        let tracked = self.current(stage)?;
+        let records = if whole { Some(tracked.settle()?) } else { None };
+        let from = tracked.handle()?;
+        if keep.is_empty() {
+            return Ok(());
+        }
+        let path = self.fresh_dir("k", &stage.to_string())?;
+        if whole {
+            copy_tree(from, &path, &self.options)?;
+        } else {
+            save::save(&from, &handle(&path)?, keep, &self.options.ignore)
+                .map_err(|error| failed("save what later stages want in", bytes(&path), error))?;
+        }
+        self.saved.insert(stage, Saved { path, records });
+        Ok(())
+    }
+
+    fn cleanup(&mut self) -> Result<(), RootfsError> {
+        self.current = None;
+        self.saved.clear();
+        for name in ["k", "p", "s"] {
+            let path = self.scratch.join(name);
+            remove_all(CWD, bytes(&path)).map_err(|error| failed("remove", bytes(&path), error))?;
+        }
+        Ok(())
+    }
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
+}
+
+fn handle(path: &Path) -> Result<OwnedFd, RootfsError> {
+    openat(CWD, path, DIRECTORY, Mode::empty()).map_err(|error| failed("open", bytes(path), error.into()))
+}

@@ -1,0 +1,31 @@
+//! Layers written and extracted for real. Some rules need root, as a builder in a pod has it.
+
+mod hostile;
+mod round_trip;
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use kiln_rootfs::{
+    Compression, Delta, EmptyView, ExtractOptions, Extracted, IgnorePaths, LayerBlob, LayerOptions, Root,
+    RootfsError, Whiteouts, decompress, extract, write_layer,
+};
+
+/// The whole of a directory as a layer.
+fn layer_of(directory: &Path) -> (Vec<u8>, LayerBlob) {
+    let mut out = Vec::new();
+    let mut changes = Delta::new(directory.to_owned()).changes(Arc::new(EmptyView)).unwrap();
+    let blob = write_layer(&mut *changes, &LayerOptions::default(), &mut out).unwrap();
+    (out, blob)
+}
+
+fn try_extract(tar: impl Read, into: &Path, whiteouts: Whiteouts) -> Result<Extracted, RootfsError> {
+    let ignore = IgnorePaths::default();
+    let mut options = ExtractOptions { whiteouts, ignore, can_mknod: true, can_chown: true, record: None };
+    extract(tar, &Root::open(into).unwrap(), &mut options)
+}
+
+fn extract_layer(layer: Vec<u8>, into: &Path) -> Extracted {
+    try_extract(decompress(std::io::Cursor::new(layer), Compression::Gzip), into, Whiteouts::Apply).unwrap()
+}

@@ -1,0 +1,419 @@
+//! The build, from a request to a pushed image.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kiln_cache::{ImageEvent, ImageOptions, Images, StepCache, StepPlace};
+use kiln_dockerfile::{Dockerfile, Ignore, Source};
+use kiln_plan::{Base, BuildPlan, Facts, Hits, Verdict};
+use kiln_registry::Registry;
+use kiln_sandbox::Cancel;
+use kiln_store::{Durability, ReadOnly, Store};
+use tokio::task::JoinSet;
+
+use crate::error::BuildError;
+use crate::event::{Event, Observer, StepNews};
+use crate::image::{Image, ImageFormat, Layer, Parts, assemble};
+use crate::planning::{self, Found, blocking};
+use crate::request::{BuildRequest, CachePlace, DockerfileAt};
+use crate::scratch::Scratch;
+use crate::session::{Session, fetch_contexts};
+use crate::stage::{Finished, StageWork};
+use crate::trees::Trees;
+
+/// What a build came to.
+#[derive(Debug)]
+pub enum Built {
+    /// The images of the targets, in the order of the targets.
+    Images(Vec<Image>),
+    /// With `--dryrun`: the plan.
+    Plan(Box<BuildPlan>),
+}
+
+/// Builds what `request` asks for.
+///
+/// Everything that it makes in the scratch directory is removed when it returns, in whatever way.
+pub async fn build(
+    request: BuildRequest,
+    registry: Registry,
+    on: Observer,
+    cancel: Cancel,
+) -> Result<Built, BuildError> {
+    let began = Instant::now();
+    let dry_run = request.dry_run;
+    let (session, file) = open(request, registry, on, cancel).await?;
+    let result = work(&session, &file, dry_run).await;
+    if let Ok(Built::Images(images)) = &result
+        && let Some(image) = images.first()
+    {
+        session.tell(Event::Finished { digest: image.digest().clone(), took: began.elapsed() });
+    }
+    // What failed stages left behind is waited for: they hold the scratch directory.
+    let mut waited = Duration::ZERO;
+    while Arc::strong_count(&session) > 1 && waited < Duration::from_secs(4) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        waited += Duration::from_millis(10);
+    }
+    blocking(move || {
+        drop(session);
+        Ok(())
+    })
+    .await?;
+    result
+}
+
+/// Gets the context, reads the Dockerfile, opens the stores.
+async fn open(
+    request: BuildRequest,
+    registry: Registry,
+    on: Observer,
+    cancel: Cancel,
+) -> Result<(Arc<Session>, Dockerfile), BuildError> {
+    let runtime = tokio::runtime::Handle::current();
+    blocking(move || {
+        let scratch = Scratch::create(&request.isolation.scratch).map_err(BuildError::other)?;
+        let (context, named) = fetch_contexts(&request, &scratch)?;
+        let (source, ignore) = dockerfile(&request.dockerfile, &context.root)?;
+        let file = kiln_dockerfile::parse(&source)
+            .map_err(|errors| BuildError::Dockerfile { source_text: Box::new(source.clone()), errors })?;
+        for warning in &file.warnings {
+            let line = source.line_col(warning.span.start).0;
+            on(Event::Warning(format!(
+                "{}: {} line {line}: {}",
+                warning.rule.name(),
+                source.name,
+                warning.message
+            )));
+        }
+        let blobs = scratch.directory("blobs").map_err(BuildError::other)?;
+        let blobs = Store::create(&blobs, Durability::Scratch).map_err(BuildError::other)?;
+        let volume = volume(&request, &on);
+        let images = images(&request, &registry, &on, volume.clone(), &blobs, &runtime);
+        let cache = cache(&request, &registry, &on, volume)?;
+        let session = Session {
+            registry,
+            on,
+            cancel,
+            source,
+            ignore,
+            context,
+            named,
+            images,
+            cache,
+            blobs,
+            origins: Mutex::default(),
+            runtime,
+            view: std::sync::OnceLock::new(),
+            scratch,
+            request,
+        };
+        Ok((Arc::new(session), file))
+    })
+    .await
+}
+
+fn volume(request: &BuildRequest, on: &Observer) -> Option<Store<ReadOnly>> {
+    let path = request.cache.volume.as_ref()?;
+    match Store::<ReadOnly>::open(path) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            on(Event::Warning(format!("the volume is not used: {error}")));
+            None
+        }
+    }
+}
+
+fn images(
+    request: &BuildRequest,
+    registry: &Registry,
+    on: &Observer,
+    volume: Option<Store<ReadOnly>>,
+    blobs: &Store<kiln_store::ReadWrite>,
+    runtime: &tokio::runtime::Handle,
+) -> Images {
+    let on = Arc::clone(on);
+    let options = ImageOptions {
+        volume,
+        scratch: blobs.clone(),
+        registry: (!request.cache.offline).then(|| registry.clone()),
+        observer: Arc::new(move |event| on(image_event(event))),
+    };
+    Images::new(options, runtime.clone())
+}
+
+fn image_event(event: ImageEvent) -> Event {
+    match event {
+        ImageEvent::VolumeIsAsked { reference, digest, why, .. } => Event::Warning(format!(
+            "{reference} could not be looked up ({why}); the volume's {digest} is taken"
+        )),
+        ImageEvent::Damaged { path, why } => Event::Warning(format!(
+            "{} in the volume is damaged and not used ({why}); run kiln warmer --verify",
+            path.display()
+        )),
+        ImageEvent::Downloading { digest, from, of } => {
+            Event::Transfer { digest, upload: false, done: from, of }
+        }
+        ImageEvent::Received { digest, bytes, of } => {
+            Event::Transfer { digest, upload: false, done: bytes, of }
+        }
+        ImageEvent::Downloaded { digest, bytes } => {
+            Event::Transfer { digest, upload: false, done: bytes, of: bytes }
+        }
+        ImageEvent::Resolved { reference, digest } => Event::Note(format!("{reference} is {digest}")),
+        other => Event::Note(format!("{other:?}")),
+    }
+}
+
+fn cache(
+    request: &BuildRequest,
+    registry: &Registry,
+    on: &Observer,
+    volume: Option<Store<ReadOnly>>,
+) -> Result<StepCache, BuildError> {
+    let mut places: Vec<StepPlace> = Vec::new();
+    if request.cache.enabled {
+        places.extend(volume.map(StepPlace::Volume));
+        match &request.cache.place {
+            Some(CachePlace::Remote(repository)) => places
+                .push(StepPlace::Remote { registry: registry.for_cache(), repository: repository.clone() }),
+            Some(CachePlace::Layout(path)) => {
+                let store = Store::create(path, Durability::Synced).map_err(BuildError::other)?;
+                places.push(StepPlace::Layout(store));
+            }
+            None => {}
+        }
+    }
+    let (on, said) = (Arc::clone(on), Mutex::new(HashSet::new()));
+    let warn = move |text: String| {
+        let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if said.insert(text.clone()) {
+            on(Event::Warning(text));
+        }
+    };
+    Ok(StepCache { places, ttl_seconds: request.cache.ttl.as_secs(), now: request.now, warn: Arc::new(warn) })
+}
+
+/// Reads the Dockerfile and the ignore file that goes with it.
+fn dockerfile(at: &DockerfileAt, context: &std::path::Path) -> Result<(Source, Ignore), BuildError> {
+    let mut beside = None;
+    let source = match at {
+        DockerfileAt::Text { name, bytes } => Source::from_bytes(name, bytes),
+        DockerfileAt::Path { absolute, given } => {
+            let inside = context.join(given.trim_start_matches('/'));
+            let read = |path: &std::path::Path| std::fs::read(path).map(|bytes| (path.to_owned(), bytes));
+            let (path, bytes) = read(absolute).or_else(|_| read(&inside)).map_err(|error| {
+                BuildError::NoDockerfile(format!(
+                    "neither {} nor {}: {error}; say where it is with --dockerfile",
+                    absolute.display(),
+                    inside.display()
+                ))
+            })?;
+            let mut name = path.clone().into_os_string();
+            name.push(".dockerignore");
+            beside = Some(std::path::PathBuf::from(name));
+            Source::from_bytes(given, &bytes)
+        }
+    };
+    let candidates = beside.into_iter().chain(std::iter::once(context.join(".dockerignore")));
+    for path in candidates {
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let ignore = Ignore::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|bad| BuildError::other(format!("{}: {bad}", path.display())))?;
+        return Ok((source, ignore));
+    }
+    Ok((source, Ignore::default()))
+}
+
+async fn work(session: &Arc<Session>, file: &Dockerfile, dry_run: bool) -> Result<Built, BuildError> {
+    let (mut facts, mut images) = (Facts::default(), Found::new());
+    if session.request.output.push && session.request.output.check_push && !dry_run {
+        for destination in &session.request.output.destinations {
+            session.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
+        }
+    }
+    let plan = planning::make(session, file, &mut facts, &mut images).await?;
+    for warning in &plan.warnings {
+        session.tell(Event::Warning(warning.clone()));
+    }
+    let hits =
+        if session.request.cache.enabled { session.cache.probe(&plan.keys()).await } else { Hits::new() };
+    let mut plan = plan.decide(&hits);
+    if session.request.layers.single {
+        need_trees(&mut plan);
+    }
+    if dry_run {
+        return Ok(Built::Plan(Box::new(plan)));
+    }
+    if session.request.cache.enabled {
+        announce(session, &plan);
+    }
+    let (plan, images) = (Arc::new(plan), Arc::new(images));
+    let trees = if needs_trees(&plan) {
+        let session = Arc::clone(session);
+        Some(Arc::new(blocking(move || Trees::new(&session)).await?))
+    } else {
+        None
+    };
+    let finished = schedule(session, &plan, &images, trees.as_ref()).await;
+    let finished = match finished {
+        Ok(finished) => finished,
+        Err(error) => {
+            session.cancel_rest();
+            return Err(error);
+        }
+    };
+    let made = plan.targets.iter().map(|target| image(session, &plan, *target, &finished, &images)).collect();
+    deliver(session, made).await
+}
+
+/// With one layer for all, changes are found in a tree.
+fn need_trees(plan: &mut BuildPlan) {
+    for target in plan.targets.clone() {
+        let mut place = Some(target);
+        while let Some(at) = place {
+            plan.stages[at].needs_tree = true;
+            place = match plan.stages[at].base {
+                Base::Stage(base) => Some(base),
+                _ => None,
+            };
+        }
+    }
+}
+
+fn needs_trees(plan: &BuildPlan) -> bool {
+    plan.stages.iter().any(|stage| {
+        stage.needs_tree
+            || stage.steps.iter().any(|step| {
+                let reads_image = step
+                    .op
+                    .trees_read()
+                    .iter()
+                    .any(|source| matches!(source, kiln_plan::TreeSource::Image(_)));
+                matches!(step.verdict, Verdict::Run { .. }) && reads_image
+            })
+    })
+}
+
+fn announce(session: &Session, plan: &BuildPlan) {
+    for stage in plan.stages.iter().filter(|stage| stage.needed) {
+        for (number, step) in stage.steps.iter().enumerate() {
+            if matches!(step.verdict, Verdict::Run { .. }) {
+                session.tell(Event::Step {
+                    stage: stage.name.clone().unwrap_or_else(|| stage.number.to_string()),
+                    number: number + 1,
+                    of: stage.steps.len(),
+                    text: step.text.clone(),
+                    what: StepNews::Missed,
+                });
+            }
+        }
+    }
+}
+
+/// Builds the needed stages, each as soon as those that it needs are finished; side by side where the rung allows.
+async fn schedule(
+    session: &Arc<Session>,
+    plan: &Arc<BuildPlan>,
+    images: &Arc<Found>,
+    trees: Option<&Arc<Trees>>,
+) -> Result<Finished, BuildError> {
+    let parallel = trees.is_none_or(|trees| trees.parallel());
+    let mut finished: Finished = HashMap::new();
+    let mut waiting: Vec<usize> = (0..plan.stages.len()).filter(|place| plan.stages[*place].needed).collect();
+    let mut running: JoinSet<Result<(usize, Vec<Layer>), BuildError>> = JoinSet::new();
+    loop {
+        let ready: Vec<usize> = waiting
+            .iter()
+            .copied()
+            .filter(|place| plan.dependencies(*place).iter().all(|needed| finished.contains_key(needed)))
+            .collect();
+        for place in ready {
+            if !parallel && !running.is_empty() {
+                break;
+            }
+            waiting.retain(|other| *other != place);
+            let work = StageWork {
+                session: Arc::clone(session),
+                plan: Arc::clone(plan),
+                place,
+                images: Arc::clone(images),
+                trees: trees.cloned(),
+                finished: finished.clone(),
+            };
+            running.spawn(blocking(move || Ok((place, work.build()?))));
+        }
+        match running.join_next().await {
+            None => return Ok(finished),
+            Some(Ok(Ok((place, layers)))) => _ = finished.insert(place, layers),
+            Some(Ok(Err(error))) => {
+                session.cancel_rest();
+                while running.join_next().await.is_some() {}
+                return Err(error);
+            }
+            Some(Err(error)) => {
+                session.cancel_rest();
+                while running.join_next().await.is_some() {}
+                return Err(BuildError::other(error));
+            }
+        }
+    }
+}
+
+fn image(session: &Session, plan: &BuildPlan, target: usize, finished: &Finished, images: &Found) -> Image {
+    let stage = &plan.stages[target];
+    let layers = finished.get(&target).cloned().unwrap_or_default();
+    let request = &session.request;
+    let mut base = target;
+    let base_format = loop {
+        match &plan.stages[base].base {
+            Base::Stage(earlier) => base = *earlier,
+            Base::Scratch => break ImageFormat::Oci,
+            Base::Image(name) => {
+                let found = images.get(&(name.clone(), plan.stages[base].platform.to_string()));
+                break found.map_or(ImageFormat::Oci, |image| {
+                    ImageFormat::of_manifest(image.manifest.value().media_type())
+                });
+            }
+        }
+    };
+    let zstd = layers.iter().any(|layer| layer.descriptor.media_type == kiln_oci::media_type::OCI_LAYER_ZSTD);
+    let format = request.output.format.unwrap_or(if zstd { ImageFormat::Oci } else { base_format });
+    let created = rfc3339(request.layers.mtime_limit.unwrap_or(request.now));
+    assemble(&Parts {
+        config: &stage.config,
+        own_history: own_history(plan, target),
+        layers: &layers,
+        created: &created,
+        annotations: &request.output.annotations,
+        format,
+        single_layer: request.layers.single && !stage.steps.is_empty(),
+    })
+}
+
+/// Where the entries of this build begin, earlier stages that it begins with included.
+fn own_history(plan: &BuildPlan, target: usize) -> usize {
+    let stage = &plan.stages[target];
+    match stage.base {
+        Base::Stage(base) => own_history(plan, base),
+        _ => stage.own_history,
+    }
+}
+
+async fn deliver(session: &Arc<Session>, images: Vec<Image>) -> Result<Built, BuildError> {
+    session.check_cancelled()?;
+    if let Some(image) = images.first() {
+        let (copy, shared) = (image.clone(), Arc::clone(session));
+        blocking(move || crate::outputs::write_files(&shared, &copy)).await?;
+        if session.request.output.push {
+            crate::outputs::push(session, image).await?;
+        }
+    }
+    Ok(Built::Images(images))
+}
+
+/// A time in seconds since 1970 as RFC 3339 writes it.
+pub fn rfc3339(seconds: i64) -> String {
+    let time = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    time.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+}

@@ -1,0 +1,239 @@
+//! COPY, ADD and WORKDIR: from chosen files to a delta on top of a tree that is only looked at. Destinations, owners and
+//! modes follow BuildKit, file by file.
+
+mod mode;
+mod owner;
+mod place;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_context::{ContextError, Selector, is_archive, select, unpack, walk};
+use kiln_plan::{CopySource, CopyStep, DirectoryStep};
+use kiln_rootfs::{
+    Delta, DeltaBuilder, DirectoryView, EmptyView, Kind, Meta, RootfsError, Timestamp, TreePath, View,
+    resolve,
+};
+
+use mode::Mode;
+use place::Placing;
+
+pub(crate) use owner::text;
+
+/// Why files could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The sources.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The tree.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// A flag or a destination, said in full.
+    #[error("{0}")]
+    Wrong(String),
+    /// A file of ours.
+    #[error("could not {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// A file that was downloaded for ADD.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downloaded {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The name that it gets in a directory.
+    pub name: String,
+    /// Last-Modified, or the time of the build, in seconds since 1970.
+    pub modified: i64,
+}
+
+/// What a copy reads.
+pub struct Sources {
+    /// Where paths are looked up.
+    pub tree: Arc<dyn View>,
+    /// What it is, for messages: `the build context`.
+    pub place: String,
+    /// What was downloaded, by URL.
+    pub downloaded: HashMap<String, Downloaded>,
+    /// A repository's files, by address.
+    pub repositories: HashMap<String, PathBuf>,
+    /// Room for unpacking archives; removed by the caller.
+    pub scratch: PathBuf,
+    /// The time of the build, seconds since 1970: the time of heredoc files.
+    pub now: i64,
+}
+
+/// Makes the delta of a COPY or ADD in the directory `into`, on top of `below`.
+///
+/// With `--link` (and without `--chmod`), nothing of `below` is looked at: [`Delta::changes`] is then asked with
+/// [`EmptyView`], too. The flag given back says so.
+pub fn copy(
+    step: &CopyStep,
+    sources: &Sources,
+    below: &dyn View,
+    into: &Path,
+) -> Result<(Delta, bool), CopyError> {
+    let linked = step.link && step.chmod.is_none();
+    let empty = EmptyView;
+    let parent: &dyn View = if linked { &empty } else { below };
+    let owner = step
+        .chown
+        .as_deref()
+        .map(|chown| owner::lookup(below, chown))
+        .transpose()
+        .map_err(CopyError::Wrong)?;
+    let mode = step.chmod.as_deref().map(Mode::parse).transpose().map_err(CopyError::Wrong)?;
+    let builder = DeltaBuilder::new(into, parent)?;
+    let mut placing = Placing { builder, owner, mode, destination: step.destination.clone() };
+    for source in &step.sources {
+        match source {
+            CopySource::Path(word) => paths(step, word, sources, &mut placing)?,
+            CopySource::Http(url) => download(step, url, sources, &mut placing)?,
+            CopySource::Git(address) => repository(address, sources, &mut placing)?,
+        }
+    }
+    for (number, file) in step.inline.iter().enumerate() {
+        let path = sources.scratch.join(format!("heredoc-{number}"));
+        let doing = |action, source| CopyError::Io { action, path: file.name.clone(), source };
+        std::fs::write(&path, &file.content).map_err(|error| doing("write", error))?;
+        let content = File::open(&path).map_err(|error| doing("open", error))?;
+        let mut meta = Meta::new(Kind::File, 0o644);
+        meta.size = file.content.len() as u64;
+        meta.mtime = Timestamp { secs: sources.now, nanos: 0 };
+        placing.file(&TreePath::new(&file.name), &content, &meta)?;
+    }
+    Ok((placing.builder.finish()?, linked))
+}
+
+fn paths(step: &CopyStep, word: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
+    let selector = Selector {
+        words: vec![word.to_owned()],
+        parents: step.parents,
+        excludes: step.excludes.clone(),
+        place: sources.place.clone(),
+    };
+    let view = sources.tree.as_ref();
+    let items = match select(view, &selector) {
+        // A wildcard that matches nothing is fine beside a source that is there.
+        Err(ContextError::Missing { .. }) if step.sources.len() + step.inline.len() > 1 && is_wild(word) => {
+            return Ok(());
+        }
+        result => result?,
+    };
+    let unpacks = match &step.add {
+        Some(add) => add.unpack.unwrap_or(true),
+        None => false,
+    };
+    for item in &items {
+        if unpacks && item.meta.kind == Kind::File {
+            let file = view.open(&item.source)?;
+            if is_archive(&file) {
+                archive(file, &String::from_utf8_lossy(&item.name), sources, placing)?;
+                continue;
+            }
+        }
+        placing.item(view, item)?;
+    }
+    Ok(())
+}
+
+fn is_wild(word: &str) -> bool {
+    word.contains(['*', '?', '['])
+}
+
+/// Unpacks an archive into the destination, which is a directory whatever its name looks like.
+fn archive(file: File, name: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
+    let directory = tempfile::tempdir_in(&sources.scratch).map_err(|source| CopyError::Io {
+        action: "make a directory in",
+        path: sources.scratch.display().to_string(),
+        source,
+    })?;
+    unpack(file, name, directory.path())?;
+    let view = DirectoryView::open(directory.path())?;
+    placing.content(&view)
+}
+
+fn download(
+    step: &CopyStep,
+    url: &str,
+    sources: &Sources,
+    placing: &mut Placing<'_>,
+) -> Result<(), CopyError> {
+    let found = sources.downloaded.get(url);
+    let found = found
+        .ok_or_else(|| CopyError::Wrong(format!("{url} was not downloaded: this is a mistake in Kiln")))?;
+    let doing = |source| CopyError::Io { action: "open", path: found.path.display().to_string(), source };
+    let file = File::open(&found.path).map_err(doing)?;
+    if step.add.as_ref().is_some_and(|add| add.unpack == Some(true)) && is_archive(&file) {
+        return archive(file, url, sources, placing);
+    }
+    let file = File::open(&found.path).map_err(doing)?;
+    let mut meta = Meta::new(Kind::File, 0o600);
+    meta.size = file.metadata().map_err(doing)?.len();
+    meta.mtime = Timestamp { secs: found.modified, nanos: 0 };
+    placing.file(&TreePath::new(&found.name), &file, &meta)
+}
+
+fn repository(address: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
+    let found = sources.repositories.get(address);
+    let found = found
+        .ok_or_else(|| CopyError::Wrong(format!("{address}: git sources can't be fetched by this build")))?;
+    placing.content(&DirectoryView::open(found)?)
+}
+
+/// Makes the delta of a WORKDIR in the directory `into`: the directories that are not there yet, owned by USER.
+pub fn make_directory(step: &DirectoryStep, below: &dyn View, into: &Path) -> Result<Delta, CopyError> {
+    let owner = if step.owner.is_empty() {
+        (0, 0)
+    } else {
+        owner::lookup(below, &step.owner).map_err(CopyError::Wrong)?
+    };
+    let mut builder = DeltaBuilder::new(into, below)?;
+    let path = resolve(&builder, &TreePath::new(&step.path))?;
+    builder.mkdir_all(&path, owner, 0o755)?;
+    Ok(builder.finish()?)
+}
+
+/// The paths of the tree below that a copy may look at: for building a skeleton of a tree that is nowhere on disk.
+pub fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePath>, CopyError> {
+    let destination = TreePath::new(&step.destination);
+    let mut paths = vec![destination.clone(), TreePath::new("etc/passwd"), TreePath::new("etc/group")];
+    for source in &step.sources {
+        match source {
+            CopySource::Path(word) => {
+                let selector = Selector {
+                    words: vec![word.clone()],
+                    parents: step.parents,
+                    excludes: step.excludes.clone(),
+                    place: sources.place.clone(),
+                };
+                let Ok(items) = select(sources.tree.as_ref(), &selector) else { continue };
+                for item in items {
+                    paths.push(destination.join(&item.name));
+                    walk(sources.tree.as_ref(), &item, &mut |visit| {
+                        paths.push(destination.join_path(visit.path));
+                        Ok(())
+                    })?;
+                }
+            }
+            CopySource::Http(url) => {
+                if let Some(found) = sources.downloaded.get(url) {
+                    paths.push(destination.join(found.name.as_bytes()));
+                }
+            }
+            CopySource::Git(_) => {}
+        }
+    }
+    paths.extend(step.inline.iter().map(|file| destination.join(file.name.as_bytes())));
+    Ok(paths)
+}

@@ -1,0 +1,239 @@
+//! `RUN --mount`: what each option means on this machine.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kiln_dockerfile::{MountKind, Sharing};
+use kiln_oci::Digest;
+use kiln_plan::{RunMount, RunStep, TreeSource};
+use kiln_rootfs::{DeltaBuilder, EmptyView, Kind, TreePath, View, resolve};
+use kiln_sandbox::{Mount, MountSource};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::BuildError;
+use crate::run_step::memory_file;
+use crate::stage::StageWork;
+use crate::users::Identity;
+
+/// What a step is lent.
+#[derive(Default)]
+pub(crate) struct Lent {
+    pub(crate) mounts: Vec<Mount>,
+    /// Secrets that the step gets as variables.
+    pub(crate) env: Vec<(OsString, OsString)>,
+    /// Locks, held while the step runs.
+    pub(crate) kept: Vec<File>,
+}
+
+/// Works out every mount of a step, and the pod's own volumes and devices.
+pub(crate) fn lend(work: &StageWork, run: &RunStep, who: &Identity) -> Result<Lent, BuildError> {
+    let mut lent = Lent::default();
+    for mount in &run.mounts {
+        match mount.mount.kind {
+            MountKind::Bind => bind(work, mount, &mut lent)?,
+            MountKind::Cache => cache(work, mount, &mut lent)?,
+            MountKind::Tmpfs => {
+                let size = Some(mount.mount.size).filter(|size| *size > 0);
+                let source = MountSource::Tmpfs { size, mode: mount.mount.mode.unwrap_or(0o1777) };
+                lent.mounts.push(Mount { source, target: target(mount) });
+            }
+            MountKind::Secret => secret(work, mount, who, &mut lent)?,
+            MountKind::Ssh => ssh(work, mount, &mut lent)?,
+        }
+    }
+    let isolation = &work.session.request.isolation;
+    for flag in &isolation.run_mounts {
+        let source = MountSource::Bind { path: flag.source.clone(), readonly: flag.readonly };
+        lent.mounts.push(Mount { source, target: flag.target.clone() });
+    }
+    for device in &isolation.devices {
+        lent.mounts.push(Mount { source: MountSource::Device(device.clone()), target: device.clone() });
+    }
+    Ok(lent)
+}
+
+fn target(mount: &RunMount) -> PathBuf {
+    PathBuf::from(&mount.mount.target)
+}
+
+fn bind(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
+    let tree = work.tree(&mount.source)?;
+    let path = resolve(tree.view.as_ref(), &TreePath::new(&mount.mount.source)).map_err(BuildError::other)?;
+    if tree.view.stat(&path).map_err(BuildError::other)?.is_none() {
+        return Err(BuildError::other(format!(
+            "--mount: there is no {} in {}",
+            mount.mount.source, tree.place
+        )));
+    }
+    let real = tree.view.real_path(&path).map_err(BuildError::other)?;
+    let path = match real {
+        // What a step writes into a bind mount is thrown away: it gets a copy.
+        Some(path) if mount.mount.readonly => path,
+        _ => copied(work, &tree.view, &path)?,
+    };
+    let readonly = mount.mount.readonly;
+    lent.mounts.push(Mount { source: MountSource::Bind { path, readonly }, target: target(mount) });
+    Ok(())
+}
+
+/// A part of a tree as plain files on disk.
+fn copied(work: &StageWork, view: &Arc<dyn View>, path: &TreePath) -> Result<PathBuf, BuildError> {
+    let room = work.session.directory("binds")?;
+    let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
+    let mut builder = DeltaBuilder::new(&into, &EmptyView).map_err(BuildError::other)?;
+    copy_into(&mut builder, view.as_ref(), path, &TreePath::new("x"))?;
+    builder.finish().map_err(BuildError::other)?;
+    Ok(into.join("x"))
+}
+
+fn copy_into(
+    builder: &mut DeltaBuilder<'_>,
+    view: &dyn View,
+    from: &TreePath,
+    to: &TreePath,
+) -> Result<(), BuildError> {
+    let Some(meta) = view.stat(from).map_err(BuildError::other)? else { return Ok(()) };
+    let xattrs = view.xattrs(from).map_err(BuildError::other)?;
+    match meta.kind {
+        Kind::Directory => {
+            builder.put_dir(to, &meta, &xattrs).map_err(BuildError::other)?;
+            for name in view.list(from).map_err(BuildError::other)? {
+                copy_into(builder, view, &from.join(&name), &to.join(&name))?;
+            }
+            Ok(())
+        }
+        Kind::File => {
+            let file = view.open(from).map_err(BuildError::other)?;
+            builder.put_file(to, &file, &meta, &xattrs).map_err(BuildError::other)
+        }
+        Kind::Symlink => {
+            let link = meta.link.clone().unwrap_or_default();
+            builder.put_symlink(to, &link, &meta, &xattrs).map_err(BuildError::other)
+        }
+        Kind::Socket => Ok(()),
+        _ => builder.put_special(to, &meta, &xattrs).map_err(BuildError::other),
+    }
+}
+
+fn cache(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
+    let root = &work.session.request.cache.mounts;
+    let doing = |path: &Path, source| BuildError::Write { path: path.to_owned(), source };
+    let name = Digest::of(mount.mount.id.as_bytes()).hex();
+    let mut directory = root.join(&name).join("files");
+    fs::create_dir_all(root.join(&name)).map_err(|error| doing(&directory, error))?;
+    let lock = File::create(root.join(&name).join("lock")).map_err(|error| doing(&directory, error))?;
+    match mount.mount.sharing.unwrap_or(Sharing::Shared) {
+        Sharing::Shared => {}
+        Sharing::Locked => {
+            flock(&lock, FlockOperation::LockExclusive).map_err(|error| doing(&directory, error.into()))?;
+        }
+        Sharing::Private => {
+            let mut number = 0;
+            let mut own = lock.try_clone().map_err(|error| doing(&directory, error))?;
+            while flock(&own, FlockOperation::NonBlockingLockExclusive).is_err() {
+                number += 1;
+                directory = root.join(&name).join(format!("files-{number}"));
+                let path = root.join(&name).join(format!("lock-{number}"));
+                own = File::create(&path).map_err(|error| doing(&path, error))?;
+            }
+            lent.kept.push(own);
+        }
+    }
+    lent.kept.push(lock);
+    if !directory.exists() {
+        begin_cache(work, mount, &directory)?;
+    }
+    let source = MountSource::Bind { path: directory, readonly: mount.mount.readonly };
+    lent.mounts.push(Mount { source, target: target(mount) });
+    Ok(())
+}
+
+/// A cache directory begins with what `from` and `source` say, or empty.
+fn begin_cache(work: &StageWork, mount: &RunMount, directory: &Path) -> Result<(), BuildError> {
+    let doing = |source| BuildError::Write { path: directory.to_owned(), source };
+    if mount.source != TreeSource::Empty {
+        let tree = work.tree(&mount.source)?;
+        let path =
+            resolve(tree.view.as_ref(), &TreePath::new(&mount.mount.source)).map_err(BuildError::other)?;
+        if tree.view.stat(&path).map_err(BuildError::other)?.is_some_and(|meta| meta.is_dir()) {
+            let made = copied(work, &tree.view, &path)?;
+            return match fs::rename(&made, directory) {
+                Ok(()) => Ok(()),
+                // Another file system: copied again.
+                Err(_) => {
+                    let view = kiln_rootfs::DirectoryView::open(&made).map_err(BuildError::other)?;
+                    let mut builder = DeltaBuilder::new(directory, &EmptyView).map_err(BuildError::other)?;
+                    copy_into(&mut builder, &view, &TreePath::root(), &TreePath::root())?;
+                    builder.finish().map(|_| ()).map_err(BuildError::other)
+                }
+            };
+        }
+    }
+    fs::create_dir_all(directory).map_err(doing)?;
+    let mode = mount.mount.mode.unwrap_or(0o755);
+    fs::set_permissions(directory, fs::Permissions::from_mode(mode)).map_err(doing)?;
+    if mount.mount.uid.is_some() || mount.mount.gid.is_some() {
+        chown(directory, Some(mount.mount.uid.unwrap_or(0)), Some(mount.mount.gid.unwrap_or(0)))
+            .map_err(doing)?;
+    }
+    Ok(())
+}
+
+fn secret(work: &StageWork, mount: &RunMount, who: &Identity, lent: &mut Lent) -> Result<(), BuildError> {
+    let options = &mount.mount;
+    let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let id = match (options.id.is_empty(), options.source.is_empty()) {
+        (false, _) => options.id.clone(),
+        (true, false) => base(&options.source),
+        (true, true) => base(&options.target),
+    };
+    let Some(secret) = work.session.request.secrets.get(&id) else {
+        if options.required {
+            return Err(BuildError::other(format!(
+                "--mount: the secret {id:?} is required; give --secret id={id},src=FILE"
+            )));
+        }
+        return Ok(());
+    };
+    let value = secret.value.expose();
+    if let Some(name) = &options.env {
+        let text = std::os::unix::ffi::OsStringExt::from_vec(value.clone());
+        lent.env.push((name.into(), text));
+    }
+    if options.env.is_some() && options.target.is_empty() {
+        return Ok(());
+    }
+    let target =
+        if options.target.is_empty() { format!("/run/secrets/{id}") } else { options.target.clone() };
+    let contents = memory_file(value)?;
+    let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+    // Without an owner of its own, only root can read it: as with BuildKit.
+    let _ = who;
+    let source = MountSource::File { contents, mode: options.mode.unwrap_or(0o400), uid, gid };
+    lent.mounts.push(Mount { source, target: PathBuf::from(target) });
+    Ok(())
+}
+
+fn ssh(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
+    let options = &mount.mount;
+    let id = if options.id.is_empty() { "default" } else { &options.id };
+    let Some(socket) = work.session.request.ssh.get(id) else {
+        if options.required {
+            return Err(BuildError::other(format!(
+                "--mount: the ssh agent {id:?} is required; give --ssh {id}=SOCKET"
+            )));
+        }
+        return Ok(());
+    };
+    let target = if options.target.is_empty() {
+        format!("/run/buildkit/ssh_agent.{}", lent.mounts.len())
+    } else {
+        options.target.clone()
+    };
+    lent.env.push(("SSH_AUTH_SOCK".into(), target.clone().into()));
+    lent.mounts.push(Mount { source: MountSource::Socket(socket.clone()), target: PathBuf::from(target) });
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! What becomes of the image: pushed, written as an archive or a layout, its digest written to files. Nothing is put
+//! under a destination's tag before every blob is there.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use kiln_cache::LayerSource;
+use kiln_oci::media_type;
+use kiln_oci::{Descriptor, Reference, Repository};
+use kiln_registry::{BlobSource, FileSource};
+use kiln_store::{ArchiveWriter, Blobs, OciLayoutWriter};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+
+use crate::error::BuildError;
+use crate::event::Event;
+use crate::image::Image;
+use crate::session::{LayerOrigin, Session};
+
+/// Pushes the image to every destination.
+pub(crate) async fn push(session: &Arc<Session>, image: &Image) -> Result<(), BuildError> {
+    for destination in &session.request.output.destinations {
+        session.check_cancelled()?;
+        let repository = &destination.repository;
+        let layers = image.manifest.value().layers.iter().zip(&image.layers);
+        let pushes = layers
+            .filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type))
+            .map(|(_, layer)| push_layer(session, repository, &layer.descriptor));
+        for result in futures::future::join_all(pushes).await {
+            result?;
+        }
+        let config = &image.manifest.value().config;
+        let raw = Bytes::copy_from_slice(image.config.raw());
+        session.registry.push_blob(repository, config, &raw).await.map_err(BuildError::other)?;
+        session.check_cancelled()?;
+        let manifest = &image.manifest;
+        let pushed =
+            session.registry.push_manifest(destination, manifest.value().media_type(), manifest.raw()).await;
+        match pushed {
+            Ok(_) => {}
+            Err(error) if error.is_immutable_tag() && session.request.output.ignore_immutable => {
+                session.tell(Event::Warning(format!("{destination} is there already and may not change")));
+                continue;
+            }
+            Err(error) => return Err(BuildError::other(error)),
+        }
+        session.tell(Event::Pushed { reference: destination.clone(), digest: image.digest().clone() });
+    }
+    Ok(())
+}
+
+async fn push_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor) -> Result<(), BuildError> {
+    let registry = &session.registry;
+    let origin = session.origin(&layer.digest);
+    let elsewhere = match &origin {
+        LayerOrigin::Image(source) => source.repository().cloned(),
+        LayerOrigin::Cached(_) => session.cache.repository().cloned(),
+        LayerOrigin::Made => None,
+    };
+    if let Some(from) = elsewhere.filter(|from| from != to)
+        && registry.mount_blob(to, &layer.digest, &from).await.map_err(BuildError::other)?
+    {
+        return Ok(());
+    }
+    let source: Box<dyn BlobSource> = match origin {
+        LayerOrigin::Image(source) => Box::new(LayerBytes(source)),
+        LayerOrigin::Cached(hit) => {
+            let blob = session.cache.fetch(&hit, &session.blobs).await.ok_or_else(|| {
+                BuildError::other(format!(
+                    "the cached layer {} can't be had any more; build again",
+                    hit.digest
+                ))
+            })?;
+            Box::new(FileSource(blob.path().to_owned()))
+        }
+        LayerOrigin::Made => Box::new(FileSource(session.blobs.blob_path(&layer.digest))),
+    };
+    registry.push_blob(to, layer, source.as_ref()).await.map(|_| ()).map_err(BuildError::other)
+}
+
+/// A base image's layer, from wherever it is: read in a thread of its own.
+struct LayerBytes(LayerSource);
+
+impl BlobSource for LayerBytes {
+    fn open(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        let source = self.0.clone();
+        let (sender, receiver) = mpsc::channel(4);
+        std::thread::Builder::new().name("read layer".to_owned()).spawn(move || {
+            let pump = || -> io::Result<()> {
+                let mut reader = source.open_layer().map_err(io::Error::other)?;
+                io::copy(&mut reader.by_ref().take(offset), &mut io::sink())?;
+                loop {
+                    let mut piece = vec![0; 128 << 10];
+                    let length = reader.read(&mut piece)?;
+                    piece.truncate(length);
+                    if length == 0 || sender.blocking_send(Ok(Bytes::from(piece))).is_err() {
+                        return Ok(());
+                    }
+                }
+            };
+            if let Err(error) = pump() {
+                drop(sender.blocking_send(Err(error)));
+            }
+        })?;
+        Ok(Box::new(Pieces { receiver, current: Bytes::new() }))
+    }
+}
+
+struct Pieces {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    current: Bytes,
+}
+
+impl AsyncRead for Pieces {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.current.is_empty() {
+            match self.receiver.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(Some(Ok(piece))) => self.current = piece,
+            }
+        }
+        let length = buffer.remaining().min(self.current.len());
+        buffer.put_slice(&self.current.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// All layers of the image, for archives and layouts.
+struct AllBlobs<'a>(&'a Session);
+
+impl Blobs for AllBlobs<'_> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        match self.0.origin(&descriptor.digest) {
+            LayerOrigin::Image(source) => source.open_layer().map_err(io::Error::other),
+            LayerOrigin::Cached(hit) => {
+                let fetched = self.0.runtime.block_on(self.0.cache.fetch(&hit, &self.0.blobs));
+                match fetched {
+                    Some(blob) => Ok(Box::new(blob.reader())),
+                    None => Err(io::Error::other(format!(
+                        "the cached layer {} can't be had any more",
+                        hit.digest
+                    ))),
+                }
+            }
+            LayerOrigin::Made => Blobs::open(&self.0.blobs, descriptor),
+        }
+    }
+}
+
+/// Writes the image as an archive and as a layout, as far as that is asked for. Blocks.
+pub(crate) fn write_files(session: &Session, image: &Image) -> Result<(), BuildError> {
+    let output = &session.request.output;
+    let blobs = AllBlobs(session);
+    if let Some(path) = &output.archive {
+        ArchiveWriter::write_file(path, &image.manifest, &image.config, &output.destinations, &blobs)
+            .map_err(BuildError::other)?;
+        session.tell(Event::Note(format!("wrote {}", path.display())));
+    }
+    if let Some(path) = &output.layout {
+        let names: Vec<String> = output.destinations.iter().map(with_tag).collect();
+        let writer = OciLayoutWriter::create(path).map_err(BuildError::other)?;
+        writer.add(&image.manifest, &image.config, &names, &blobs).map_err(BuildError::other)?;
+        session.tell(Event::Note(format!("wrote the OCI layout {}", path.display())));
+    }
+    Ok(())
+}
+
+fn with_tag(reference: &Reference) -> String {
+    match reference.tag_or_latest() {
+        Some(tag) => reference.repository.tagged(tag).to_string(),
+        None => reference.to_string(),
+    }
+}
+
+/// Writes a digest file: in place where that is no regular file (`/dev/termination-log`, `/dev/stdout`).
+pub fn write_text(path: &Path, text: &str) -> Result<(), BuildError> {
+    let write = || -> io::Result<()> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(path, text)
+    };
+    write().map_err(|source| BuildError::Write { path: path.to_owned(), source })
+}

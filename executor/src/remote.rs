@@ -1,0 +1,82 @@
+//! ADD of a URL: downloaded once, into the scratch directory.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use kiln_oci::{Digest, Hasher};
+use kiln_plan::ContentQuestion;
+use kiln_registry::BlobSink;
+
+use crate::copy::Downloaded;
+use crate::error::BuildError;
+use crate::session::Session;
+
+/// The digest of what a URL gives, for a key.
+pub(crate) async fn digest(
+    session: &Arc<Session>,
+    question: &ContentQuestion,
+) -> Result<[u8; 32], BuildError> {
+    let Some(url) = question.words.first() else { return Ok([0; 32]) };
+    let (_, digest) = download(session, url, None).await?;
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_bytes());
+    Ok(bytes)
+}
+
+/// Downloads `url`, unless that was done already, and compares it with `checksum`.
+pub(crate) async fn download(
+    session: &Arc<Session>,
+    url: &str,
+    checksum: Option<&str>,
+) -> Result<(Downloaded, Digest), BuildError> {
+    let name = file_name(url);
+    let path = session.directory("downloads")?.join(Digest::of(url.as_bytes()).hex());
+    let fail = |why: String| BuildError::other(format!("could not download {url}: {why}"));
+    let file =
+        std::fs::File::create(&path).map_err(|source| BuildError::Write { path: path.clone(), source })?;
+    let mut sink = Saved { file, hasher: Hasher::sha256() };
+    let modified = session.registry.fetch_url(url, &mut sink).await.map_err(fail)?;
+    let digest = sink.hasher.finish();
+    if let Some(expected) = checksum
+        && *expected != digest.to_string()
+    {
+        return Err(fail(format!("its digest is {digest}, but --checksum says {expected}")));
+    }
+    let modified = modified.unwrap_or(session.request.now);
+    Ok((Downloaded { path, name, modified }, digest))
+}
+
+/// Writes and hashes what comes.
+struct Saved {
+    file: std::fs::File,
+    hasher: Hasher,
+}
+
+impl BlobSink for Saved {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+}
+
+/// The last component of the URL's path.
+fn file_name(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+    match path.split_once('/').and_then(|(_, path)| path.rsplit('/').next()) {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => "__unnamed__".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+
+    #[test]
+    fn the_file_is_named_by_the_end_of_the_path() {
+        assert_eq!(file_name("https://h/a/b.tar.gz?x=/y"), "b.tar.gz");
+        assert_eq!(file_name("https://h/"), "__unnamed__");
+        assert_eq!(file_name("https://h"), "__unnamed__");
+    }
+}

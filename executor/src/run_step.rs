@@ -1,0 +1,143 @@
+//! RUN: who it runs as, what it sees, what it is lent; then the sandbox runs it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::path::PathBuf;
+
+use kiln_plan::{RunStep, Step};
+use kiln_rootfs::{TreePath, View, resolve};
+use kiln_sandbox::{Exit, Mount, MountSource, Network, RunRequest, Rung, SandboxError, Stream, Tree, User};
+
+use crate::copy::make_directory;
+use crate::error::BuildError;
+use crate::event::Event;
+use crate::stage::StageWork;
+use crate::users::identity;
+
+/// Runs the step in the stage's tree, as part of the step that is open there.
+pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), BuildError> {
+    let session = &work.session;
+    if run.security == kiln_dockerfile::Security::Insecure {
+        return Err(BuildError::other(
+            "--security=insecure can't be granted: a pod has no privilege to pass on; leave the flag out",
+        ));
+    }
+    let trees = work.trees_in_use()?;
+    make_workdir(work, run)?;
+    let view = trees.lock().view(work.place).map_err(BuildError::other)?;
+    let who = who(view.as_ref(), &run.user)?;
+    let (tree, rung) = (trees.lock().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
+    let mut request =
+        RunRequest::new(trees.enclosure, for_sandbox(tree), run.argv.iter().map(OsString::from));
+    request.env = environment(run, who.home.as_deref());
+    request.cwd = PathBuf::from(&run.workdir);
+    request.network = match run.network {
+        kiln_dockerfile::Network::None => Network::None,
+        kiln_dockerfile::Network::Default | kiln_dockerfile::Network::Host => Network::Default,
+    };
+    if rung != Rung::Root {
+        request.resolv_conf = std::fs::read("/etc/resolv.conf").ok();
+        request.hosts = std::fs::read("/etc/hosts").ok();
+    }
+    let lent = crate::mounts::lend(work, run, &who)?;
+    request.user = User { uid: who.uid, gid: who.gid, groups: who.groups };
+    request.env.extend(lent.env);
+    request.mounts = lent.mounts;
+    if let Some(script) = &run.script {
+        request.mounts.push(file_mount(
+            &format!("/dev/pipes/{}", script.name),
+            script.content.as_bytes(),
+            0o755,
+        )?);
+    }
+    let output = |stream: Stream, line: &[u8]| {
+        let mut line = line.to_vec();
+        line.push(b'\n');
+        session.tell(Event::Output { error: stream == Stream::Stderr, line });
+    };
+    let ended = kiln_sandbox::run(request, &output, &session.cancel);
+    drop(lent.kept);
+    match ended {
+        Ok(exit) if exit.success() => Ok(()),
+        Ok(Exit::Code(code)) => {
+            let code = u8::try_from(code).unwrap_or(255);
+            Err(failed(work, step, format!("exit code {code}"), code))
+        }
+        Ok(Exit::Signal(signal)) => Err(failed(work, step, format!("ended by signal {signal}"), 255)),
+        Err(SandboxError::Cancelled) => Err(BuildError::Cancelled),
+        Err(error @ SandboxError::Program { .. }) => Err(failed(work, step, error.to_string(), 127)),
+        Err(error) => Err(BuildError::other(error)),
+    }
+}
+
+fn failed(work: &StageWork, step: &Step, how: String, code: u8) -> BuildError {
+    let source = &work.session.source;
+    BuildError::RunFailed {
+        source_text: Box::new(source.clone()),
+        line: step.lines.0,
+        span: step.span,
+        instruction: step.text.clone(),
+        how,
+        code,
+    }
+}
+
+/// A working directory that is missing is made before.
+fn make_workdir(work: &StageWork, run: &RunStep) -> Result<(), BuildError> {
+    let trees = work.trees_in_use()?;
+    let view = trees.lock().view(work.place).map_err(BuildError::other)?;
+    let path = resolve(view.as_ref(), &TreePath::new(&run.workdir)).map_err(BuildError::other)?;
+    if view.stat(&path).map_err(BuildError::other)?.is_some() {
+        return Ok(());
+    }
+    trees.lock().begin(work.place).map_err(BuildError::other)?;
+    let room = work.session.directory("deltas")?;
+    let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
+    let step = kiln_plan::DirectoryStep { path: run.workdir.clone(), owner: String::new() };
+    let delta = make_directory(&step, view.as_ref(), &into).map_err(BuildError::other)?;
+    trees.lock().apply(work.place, delta).map_err(BuildError::other)
+}
+
+fn who(view: &dyn View, user: &str) -> Result<crate::users::Identity, BuildError> {
+    let text = |path| crate::copy::text(view, path);
+    identity(user, &text("etc/passwd"), &text("etc/group")).map_err(BuildError::Other)
+}
+
+/// The environment exactly as the image and the build args have it, proxies, and HOME where nobody sets it.
+fn environment(run: &RunStep, home: Option<&str>) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = Vec::new();
+    for (name, value) in run.env.iter().chain(&run.proxy) {
+        if !env.iter().any(|(other, _)| other.to_str() == Some(name)) {
+            env.push((name.into(), value.into()));
+        }
+    }
+    if !run.env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".into(), home.unwrap_or("/").into()));
+    }
+    env
+}
+
+fn for_sandbox(tree: kiln_rootfs::Tree) -> Tree {
+    match tree {
+        kiln_rootfs::Tree::Overlay { lowers, upper, work } => Tree::Overlay { lowers, upper, work },
+        kiln_rootfs::Tree::Directory { path } => Tree::Directory { path },
+        kiln_rootfs::Tree::Host => Tree::Host,
+    }
+}
+
+/// A file of its own for a step, that never touches the disk where mounts work.
+pub(crate) fn file_mount(target: &str, content: &[u8], mode: u32) -> Result<Mount, BuildError> {
+    let contents = memory_file(content)?;
+    Ok(Mount { source: MountSource::File { contents, mode, uid: 0, gid: 0 }, target: PathBuf::from(target) })
+}
+
+pub(crate) fn memory_file(content: &[u8]) -> Result<File, BuildError> {
+    let make = || -> std::io::Result<File> {
+        let mut file: File = rustix::fs::memfd_create("kiln", rustix::fs::MemfdFlags::CLOEXEC)?.into();
+        file.write_all(content)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    make().map_err(|error| BuildError::other(format!("could not make a file in memory: {error}")))
+}

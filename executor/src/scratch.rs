@@ -1,0 +1,130 @@
+//! The scratch directory: where trees, layers and downloads live while building. Only what Kiln made in it is removed,
+//! also at the next start after a crash: everything lies below directories of one name, each held by a lock.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// The names of our directories begin with this.
+const PREFIX: &str = "kiln-build-";
+
+/// One build's own directory. Removed when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    /// Held while the build lives: a directory whose lock is free belongs to a build that was killed.
+    lock: fs::File,
+}
+
+/// Why there is no scratch directory.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "could not make a scratch directory in {path}: {source}; give --scratch-dir a directory that can be written"
+)]
+pub struct ScratchError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Scratch {
+    /// Makes a directory in `parent`, after removing what killed builds left there.
+    pub fn create(parent: &Path) -> Result<Self, ScratchError> {
+        let fail = |source| ScratchError { path: parent.to_owned(), source };
+        fs::create_dir_all(parent).map_err(fail)?;
+        remove_leftovers(parent);
+        for number in 0u32.. {
+            let path = parent.join(format!("{PREFIX}{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(fail(error)),
+            }
+            let lock = fs::File::create(path.join("lock")).map_err(fail)?;
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            return Ok(Self { path, lock });
+        }
+        Err(fail(io::Error::other("no free name is left")))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a directory below it.
+    pub fn directory(&self, name: &str) -> Result<PathBuf, ScratchError> {
+        let path = self.path.join(name);
+        fs::create_dir_all(&path).map_err(|source| ScratchError { path: path.clone(), source })?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove_tree(&self.path);
+        _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+fn remove_leftovers(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let free = fs::File::open(entry.path().join("lock"))
+            .is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok());
+        if free {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+/// Removes a tree, opening directories that a step left unreadable to us.
+pub fn remove_tree(path: &Path) {
+    if fs::remove_dir_all(path).is_ok() {
+        return;
+    }
+    make_removable(path);
+    _ = fs::remove_dir_all(path);
+}
+
+fn make_removable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+        return;
+    }
+    _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
+    if let Ok(entries) = fs::read_dir(path) {
+        for entry in entries.flatten() {
+            make_removable(&entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_build_left_is_removed_and_nothing_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let left = parent.path().join("kiln-build-7");
+        fs::create_dir_all(left.join("deep/er")).unwrap();
+        fs::write(left.join("lock"), "").unwrap();
+        fs::write(parent.path().join("mine"), "").unwrap();
+        let living = Scratch::create(parent.path()).unwrap();
+        assert!(!left.exists());
+        assert!(parent.path().join("mine").exists());
+        let other = Scratch::create(parent.path()).unwrap();
+        assert!(living.path().exists());
+        let (a, b) = (living.path().to_owned(), other.path().to_owned());
+        assert_ne!(a, b);
+        drop((living, other));
+        assert!(!a.exists() && !b.exists());
+    }
+}

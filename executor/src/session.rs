@@ -1,0 +1,174 @@
+//! What all parts of one build share.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use kiln_cache::{Images, LayerSource, StepCache};
+use kiln_context::{ContextView, Fetched, Item, Selector, digest, fetch, select};
+use kiln_dockerfile::{Diagnostic, Ignore, Source, Span};
+use kiln_oci::Digest;
+use kiln_plan::{ContentOf, ContentQuestion, Hit};
+use kiln_registry::Registry;
+use kiln_rootfs::{DirectoryView, View};
+use kiln_sandbox::Cancel;
+use kiln_store::{ReadWrite, Store};
+
+use crate::error::BuildError;
+use crate::event::{Event, Observer};
+use crate::request::BuildRequest;
+use crate::scratch::Scratch;
+
+/// Where the bytes of a layer can be had.
+#[derive(Clone, Debug)]
+pub(crate) enum LayerOrigin {
+    /// A base image's.
+    Image(LayerSource),
+    /// A cached step's.
+    Cached(Hit),
+    /// Made here: in the scratch store.
+    Made,
+}
+
+/// One build's surroundings.
+pub(crate) struct Session {
+    pub(crate) request: BuildRequest,
+    pub(crate) registry: Registry,
+    pub(crate) on: Observer,
+    pub(crate) cancel: Cancel,
+    pub(crate) source: Source,
+    pub(crate) ignore: Ignore,
+    pub(crate) context: Fetched,
+    pub(crate) named: HashMap<String, Fetched>,
+    pub(crate) images: Images,
+    pub(crate) cache: StepCache,
+    pub(crate) blobs: Store<ReadWrite>,
+    pub(crate) origins: Mutex<HashMap<Digest, LayerOrigin>>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) view: OnceLock<Arc<dyn View>>,
+    /// Last: it is removed when all the rest is gone.
+    pub(crate) scratch: Scratch,
+}
+
+/// A tree of files that are there before the build: the context, or a named one.
+#[derive(Clone)]
+pub(crate) struct ContextTree {
+    pub(crate) view: Arc<dyn View>,
+    pub(crate) place: String,
+}
+
+impl ContextTree {
+    /// The digest that answers the planner.
+    pub(crate) fn digest(&self, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
+        let items = self.items(question)?;
+        digest(self.view.as_ref(), &items).map_err(BuildError::other)
+    }
+
+    fn items(&self, question: &ContentQuestion) -> Result<Vec<Item>, BuildError> {
+        let selector = Selector {
+            words: question.words.clone(),
+            parents: question.parents,
+            excludes: question.excludes.clone(),
+            place: self.place.clone(),
+        };
+        select(self.view.as_ref(), &selector).map_err(BuildError::other)
+    }
+}
+
+impl Session {
+    /// Tells the observer.
+    pub(crate) fn tell(&self, event: Event) {
+        (self.on)(event);
+    }
+
+    /// The Dockerfile's errors, for showing.
+    pub(crate) fn wrong(&self, errors: Vec<Diagnostic>) -> BuildError {
+        BuildError::Dockerfile { source_text: Box::new(self.source.clone()), errors }
+    }
+
+    /// An error of the instruction at `span`.
+    pub(crate) fn at(&self, span: Span, cause: impl Into<String>, hint: Option<String>) -> BuildError {
+        let instruction = self
+            .source
+            .text
+            .get(span.start as usize..span.end as usize)
+            .and_then(|text| text.lines().next())
+            .unwrap_or_default();
+        BuildError::Step {
+            source_text: Box::new(self.source.clone()),
+            line: self.source.line_col(span.start).0,
+            span,
+            instruction: instruction.trim_end_matches('\\').trim().to_owned(),
+            cause: cause.into(),
+            hint,
+        }
+    }
+
+    /// Fails if the build was told to stop.
+    pub(crate) fn check_cancelled(&self) -> Result<(), BuildError> {
+        if self.cancel.is_cancelled() { Err(BuildError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Stops what still runs: the build has failed.
+    pub(crate) fn cancel_rest(&self) {
+        self.cancel.cancel();
+    }
+
+    /// The context or a named context, as COPY sees it.
+    pub(crate) fn context_tree(&self, of: &ContentOf) -> Result<ContextTree, BuildError> {
+        match of {
+            ContentOf::Named(name) => self.named_tree(name),
+            _ => {
+                if let Some(view) = self.view.get() {
+                    return Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() });
+                }
+                let plain = DirectoryView::open(&self.context.root).map_err(BuildError::other)?;
+                let view: Arc<dyn View> = Arc::new(ContextView::new(Arc::new(plain), self.ignore.clone()));
+                let view = self.view.get_or_init(|| view);
+                Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() })
+            }
+        }
+    }
+
+    pub(crate) fn named_tree(&self, name: &str) -> Result<ContextTree, BuildError> {
+        let fetched = self
+            .named
+            .get(name)
+            .ok_or_else(|| BuildError::other(format!("there is no --build-context {name}")))?;
+        let plain = DirectoryView::open(&fetched.root).map_err(BuildError::other)?;
+        let view = Arc::new(ContextView::new(Arc::new(plain), Ignore::default()));
+        Ok(ContextTree { view, place: format!("the named context {name}") })
+    }
+
+    /// Remembers where a layer's bytes are.
+    pub(crate) fn remember(&self, digest: &Digest, origin: LayerOrigin) {
+        let mut origins = self.origins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        origins.entry(digest.clone()).or_insert(origin);
+    }
+
+    /// Where a layer's bytes are.
+    pub(crate) fn origin(&self, digest: &Digest) -> LayerOrigin {
+        let origins = self.origins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        origins.get(digest).cloned().unwrap_or(LayerOrigin::Made)
+    }
+
+    /// A new directory below the scratch directory.
+    pub(crate) fn directory(&self, name: &str) -> Result<PathBuf, BuildError> {
+        self.scratch.directory(name).map_err(BuildError::other)
+    }
+}
+
+/// Gets the context and the named contexts.
+pub(crate) fn fetch_contexts(
+    request: &BuildRequest,
+    scratch: &Scratch,
+) -> Result<(Fetched, HashMap<String, Fetched>), BuildError> {
+    let context = fetch(&request.context, &scratch.directory("context").map_err(BuildError::other)?)
+        .map_err(BuildError::other)?;
+    let mut named = HashMap::new();
+    for (number, (name, place)) in request.named_contexts.iter().enumerate() {
+        let directory = scratch.directory(&format!("context-{number}")).map_err(BuildError::other)?;
+        named.insert(name.clone(), fetch(place, &directory).map_err(BuildError::other)?);
+    }
+    Ok((context, named))
+}

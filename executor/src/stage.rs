@@ -1,0 +1,409 @@
+//! One stage: its steps in order, each reused or done, each a layer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kiln_cache::{Inputs, StepRecord};
+use kiln_oci::Descriptor;
+use kiln_oci::media_type::Compression;
+use kiln_plan::{Base, BuildPlan, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict};
+use kiln_rootfs::{
+    BaseLayer, ChangeSource, EmptyView, LayerOptions, OverlayView, TreePath, View, skeleton, write_layer,
+};
+
+use crate::copy::{self, Sources};
+use crate::error::BuildError;
+use crate::event::{Event, StepNews};
+use crate::image::{ImageFormat, Layer};
+use crate::planning::Found;
+use crate::session::{ContextTree, LayerOrigin, Session};
+use crate::trees::{Trees, base_layer};
+
+/// What finished stages leave: their layers, base first, by place in the plan.
+pub(crate) type Finished = HashMap<usize, Vec<Layer>>;
+
+/// All that a stage needs.
+pub(crate) struct StageWork {
+    pub(crate) session: Arc<Session>,
+    pub(crate) plan: Arc<BuildPlan>,
+    pub(crate) place: usize,
+    pub(crate) images: Arc<Found>,
+    /// `None` where no stage needs a tree.
+    pub(crate) trees: Option<Arc<Trees>>,
+    pub(crate) finished: Finished,
+}
+
+impl StageWork {
+    fn stage(&self) -> &Stage {
+        &self.plan.stages[self.place]
+    }
+
+    fn name(&self) -> String {
+        let stage = self.stage();
+        stage.name.clone().unwrap_or_else(|| stage.number.to_string())
+    }
+
+    pub(crate) fn trees_in_use(&self) -> Result<&Trees, BuildError> {
+        self.trees.as_deref().ok_or_else(|| {
+            BuildError::other("a tree is needed where none was planned: this is a mistake in Kiln")
+        })
+    }
+
+    /// Builds the stage and gives its layers, base first.
+    pub(crate) fn build(&self) -> Result<Vec<Layer>, BuildError> {
+        let (session, stage) = (&self.session, self.stage());
+        session.tell(Event::Stage { name: self.name() });
+        let mut layers = self.base_layers();
+        if stage.needs_tree {
+            self.plant().map_err(|error| self.blame(stage.span, error))?;
+        }
+        let single = session.request.layers.single && self.plan.targets.contains(&self.place);
+        if single && stage.needs_tree && !stage.steps.is_empty() {
+            self.trees_in_use()?.lock().begin(self.place).map_err(BuildError::other)?;
+        }
+        let mut deltas = Bare::default();
+        for (number, step) in stage.steps.iter().enumerate() {
+            session.check_cancelled()?;
+            let made = match &step.verdict {
+                Verdict::Skip => continue,
+                Verdict::Reuse(hit) => {
+                    // What lies below the next copy are layers from now on.
+                    deltas = Bare::default();
+                    Some(self.reuse(step, hit, number)?)
+                }
+                Verdict::Run { .. } => {
+                    self.news(step, number, StepNews::Runs);
+                    let began = Instant::now();
+                    let made = self.run(step, &layers, &mut deltas, single)?;
+                    let size = made.as_ref().map_or(0, |layer| layer.descriptor.size);
+                    self.news(step, number, StepNews::Done { took: began.elapsed(), size });
+                    made
+                }
+            };
+            layers.extend(made);
+        }
+        if single && stage.needs_tree && !stage.steps.is_empty() {
+            layers.push(self.commit_open_step()?);
+        }
+        if stage.needs_tree {
+            let keep = self.wanted_later();
+            self.trees_in_use()?.lock().leave(self.place, &keep).map_err(BuildError::other)?;
+        }
+        Ok(layers)
+    }
+
+    fn news(&self, step: &Step, number: usize, what: StepNews) {
+        let of = self.stage().steps.len();
+        let (stage, text) = (self.name(), step.text.clone());
+        self.session.tell(Event::Step { stage, number: number + 1, of, text, what });
+    }
+
+    fn blame(&self, span: kiln_dockerfile::Span, error: BuildError) -> BuildError {
+        match error {
+            BuildError::Other(cause) => self.session.at(span, cause, None),
+            other => other,
+        }
+    }
+
+    fn base_image(&self) -> Option<&Arc<kiln_cache::ResolvedImage>> {
+        let stage = self.stage();
+        match &stage.base {
+            Base::Image(image) => self.images.get(&(image.clone(), stage.platform.to_string())),
+            _ => None,
+        }
+    }
+
+    fn base_layers(&self) -> Vec<Layer> {
+        if let Base::Stage(base) = self.stage().base {
+            return self.finished.get(&base).cloned().unwrap_or_default();
+        }
+        let image = self.base_image();
+        image.map_or_else(Vec::new, |image| {
+            let layers = image.layers.iter();
+            layers
+                .map(|layer| Layer { descriptor: layer.descriptor().clone(), diff_id: *layer.diff_id() })
+                .collect()
+        })
+    }
+
+    /// Makes the stage's tree as its base leaves it.
+    fn plant(&self) -> Result<(), BuildError> {
+        let mut snapshotter = self.trees_in_use()?.lock();
+        match self.stage().base {
+            Base::Stage(base) => snapshotter.fork(self.place, base),
+            Base::Scratch => snapshotter.base(self.place, &[]),
+            Base::Image(_) => {
+                let layers: Vec<BaseLayer> = self
+                    .base_image()
+                    .map_or_else(Vec::new, |image| image.layers.iter().map(base_layer).collect());
+                snapshotter.base(self.place, &layers)
+            }
+        }
+        .map_err(BuildError::other)
+    }
+
+    fn reuse(&self, step: &Step, hit: &Hit, number: usize) -> Result<Layer, BuildError> {
+        let session = &self.session;
+        self.news(step, number, StepNews::Cached { origin: hit.origin.clone() });
+        session.remember(&hit.digest, LayerOrigin::Cached(hit.clone()));
+        if self.stage().needs_tree {
+            let layer = cached_layer(session, hit)?;
+            self.trees_in_use()?.lock().apply_layer(self.place, layer).map_err(BuildError::other)?;
+        }
+        let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
+        Ok(Layer { descriptor, diff_id: hit.diff_id })
+    }
+
+    /// Does a step. Gives its layer; none where all steps share one.
+    fn run(
+        &self,
+        step: &Step,
+        layers: &[Layer],
+        bare: &mut Bare,
+        single: bool,
+    ) -> Result<Option<Layer>, BuildError> {
+        let result = match &step.op {
+            Op::Run(run) => crate::run_step::run(self, step, run)
+                .and_then(|()| if single { Ok(None) } else { self.commit_open_step().map(Some) }),
+            Op::Copy(_) | Op::MakeDirectory(_) => self.place_files(step, layers, bare, single),
+        };
+        let made = result.map_err(|error| self.blame(step.span, error))?;
+        if let Some(layer) = &made {
+            self.store(step, layer);
+        }
+        Ok(made)
+    }
+
+    /// Writes what the open step changed as a layer, and closes the step.
+    fn commit_open_step(&self) -> Result<Layer, BuildError> {
+        let trees = self.trees_in_use()?;
+        let mut changes = trees.lock().changes(self.place).map_err(BuildError::other)?;
+        let layer = self.write(changes.as_mut())?;
+        drop(changes);
+        trees.lock().commit(self.place).map_err(BuildError::other)?;
+        Ok(layer)
+    }
+
+    fn write(&self, changes: &mut dyn ChangeSource) -> Result<Layer, BuildError> {
+        let (session, request) = (&self.session, &self.session.request.layers);
+        let options = LayerOptions {
+            compression: request.compression,
+            level: request.level,
+            mtime_limit: request.mtime_limit,
+            ..LayerOptions::default()
+        };
+        let mut writer = session.blobs.writer(None).map_err(BuildError::other)?;
+        let blob = write_layer(changes, &options, &mut writer).map_err(BuildError::other)?;
+        writer.commit().map_err(BuildError::other)?;
+        session.remember(&blob.digest, LayerOrigin::Made);
+        let media_type = ImageFormat::Oci.layer(blob.compression);
+        Ok(Layer { descriptor: Descriptor::new(media_type, blob.digest, blob.size), diff_id: blob.diff_id })
+    }
+
+    /// COPY, ADD and WORKDIR.
+    fn place_files(
+        &self,
+        step: &Step,
+        layers: &[Layer],
+        bare: &mut Bare,
+        single: bool,
+    ) -> Result<Option<Layer>, BuildError> {
+        let session = &self.session;
+        let sources = match &step.op {
+            Op::Copy(copy) => Some(self.sources(copy)?),
+            _ => None,
+        };
+        let below: Arc<dyn View> = if self.stage().needs_tree {
+            self.trees_in_use()?.lock().view(self.place).map_err(BuildError::other)?
+        } else {
+            bare.view(self, step, sources.as_ref(), layers)?
+        };
+        let room = session.directory("deltas")?;
+        let into = tempfile::tempdir_in(&room).map_err(BuildError::other)?.keep();
+        let (delta, linked) = match (&step.op, &sources) {
+            (Op::Copy(copy), Some(sources)) => copy::copy(copy, sources, below.as_ref(), &into),
+            (Op::MakeDirectory(directory), _) => {
+                copy::make_directory(directory, below.as_ref(), &into).map(|delta| (delta, false))
+            }
+            _ => {
+                return Err(BuildError::other(
+                    "a step without files was to place some: this is a mistake in Kiln",
+                ));
+            }
+        }
+        .map_err(BuildError::other)?;
+        let made = if single && self.stage().needs_tree {
+            None
+        } else {
+            let below: Arc<dyn View> = if linked { Arc::new(EmptyView) } else { below };
+            let mut changes = delta.changes(below).map_err(BuildError::other)?;
+            Some(self.write(changes.as_mut())?)
+        };
+        if self.stage().needs_tree {
+            self.trees_in_use()?.lock().apply(self.place, delta).map_err(BuildError::other)?;
+        } else {
+            bare.deltas.insert(0, into);
+        }
+        Ok(made)
+    }
+
+    /// What a copy reads.
+    fn sources(&self, step: &CopyStep) -> Result<Sources, BuildError> {
+        let session = &self.session;
+        let ContextTree { view, place } = self.tree(&step.from)?;
+        let mut downloaded = HashMap::new();
+        for source in &step.sources {
+            if let CopySource::Http(url) = source {
+                let checksum = step.add.as_ref().and_then(|add| add.checksum.as_deref());
+                let work = crate::remote::download(session, url, checksum);
+                downloaded.insert(url.clone(), session.runtime.block_on(work)?.0);
+            }
+        }
+        let now = session.request.layers.mtime_limit.unwrap_or(session.request.now);
+        let scratch = tempfile::tempdir_in(session.directory("sources")?).map_err(BuildError::other)?.keep();
+        Ok(Sources { tree: view, place, downloaded, repositories: HashMap::new(), scratch, now })
+    }
+
+    /// A tree that a copy or a mount reads.
+    pub(crate) fn tree(&self, source: &TreeSource) -> Result<ContextTree, BuildError> {
+        match source {
+            TreeSource::Context => self.session.context_tree(&kiln_plan::ContentOf::Context),
+            TreeSource::Named(name) => self.session.named_tree(name),
+            TreeSource::Empty => {
+                Ok(ContextTree { view: Arc::new(EmptyView), place: "an empty tree".to_owned() })
+            }
+            TreeSource::Stage(place) => {
+                let view = self.trees_in_use()?.lock().view(*place).map_err(BuildError::other)?;
+                let stage = &self.plan.stages[*place];
+                let name = stage.name.clone().unwrap_or_else(|| stage.number.to_string());
+                Ok(ContextTree { view, place: format!("the stage {name}") })
+            }
+            TreeSource::Image(image) => {
+                let key = (image.clone(), self.stage().platform.to_string());
+                let found = self.images.get(&key).ok_or_else(|| {
+                    BuildError::other(format!("{image} was not looked up: this is a mistake in Kiln"))
+                })?;
+                let view = self.trees_in_use()?.image(&found.manifest.digest().to_string(), &found.layers)?;
+                Ok(ContextTree { view, place: format!("the image {image}") })
+            }
+        }
+    }
+
+    /// The paths of this stage that later steps read.
+    fn wanted_later(&self) -> Vec<TreePath> {
+        let mut keep = Vec::new();
+        for stage in self.plan.stages.iter().filter(|stage| stage.needed) {
+            if stage.needs_tree && stage.base == Base::Stage(self.place) {
+                return vec![TreePath::root()];
+            }
+            for step in stage.steps.iter().filter(|step| matches!(step.verdict, Verdict::Run { .. })) {
+                if !step.op.stages_read().contains(&self.place) {
+                    continue;
+                }
+                match &step.op {
+                    Op::Copy(copy) if !copy.parents => {
+                        keep.extend(copy.sources.iter().map(|source| match source {
+                            CopySource::Path(word) => before_wildcard(word),
+                            CopySource::Http(_) | CopySource::Git(_) => TreePath::root(),
+                        }));
+                    }
+                    _ => return vec![TreePath::root()],
+                }
+            }
+        }
+        keep
+    }
+
+    /// Puts a result into the layer cache, if results of this kind go there.
+    fn store(&self, step: &Step, layer: &Layer) {
+        let (session, cache) = (&self.session, &self.session.request.cache);
+        let wanted = match step.op {
+            Op::Run(_) => cache.run_layers,
+            Op::Copy(_) | Op::MakeDirectory(_) => cache.copy_layers,
+        };
+        if !cache.enabled || !cache.push || !wanted {
+            return;
+        }
+        let Ok(Some(blob)) = session.blobs.blob_of(&layer.descriptor) else { return };
+        let inputs = Inputs::of(&step.recipe);
+        for key in step.keys.all() {
+            let record = StepRecord {
+                key,
+                layer: layer.descriptor.clone(),
+                diff_id: layer.diff_id,
+                created: session.request.now,
+            };
+            session.runtime.block_on(session.cache.put(&record, &inputs, &blob));
+        }
+    }
+}
+
+/// The directory above the first wildcard of a source word.
+fn before_wildcard(word: &str) -> TreePath {
+    let fixed: Vec<&str> = word.split('/').take_while(|part| !part.contains(['*', '?', '[', '\\'])).collect();
+    TreePath::new(fixed.join("/"))
+}
+
+/// A cached layer for a snapshotter; its bytes are brought here first.
+fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, BuildError> {
+    let blob = session.runtime.block_on(session.cache.fetch(hit, &session.blobs)).ok_or_else(|| {
+        BuildError::other(format!("the cached layer {} can't be had any more; build again", hit.digest))
+    })?;
+    Ok(BaseLayer::Blob {
+        diff_id: hit.diff_id,
+        open: Arc::new(move || Ok(Box::new(blob.reader()))),
+        compression: Compression::of_layer(&hit.media_type).unwrap_or(Compression::Gzip),
+    })
+}
+
+/// A stage without a tree: what COPY looks at is a skeleton of the base, with the deltas of the steps so far on top.
+#[derive(Default)]
+struct Bare {
+    /// Topmost first.
+    deltas: Vec<std::path::PathBuf>,
+}
+
+impl Bare {
+    fn view(
+        &self,
+        work: &StageWork,
+        step: &Step,
+        sources: Option<&Sources>,
+        layers: &[Layer],
+    ) -> Result<Arc<dyn View>, BuildError> {
+        let session = &work.session;
+        let interest = match (&step.op, sources) {
+            (Op::Copy(copy), Some(sources)) => copy::interest(copy, sources).map_err(BuildError::other)?,
+            (Op::MakeDirectory(directory), _) => {
+                vec![TreePath::new(&directory.path), TreePath::new("etc/passwd"), TreePath::new("etc/group")]
+            }
+            _ => Vec::new(),
+        };
+        let below = layers[..layers.len() - self.deltas.len()].iter().map(|layer| self.layer(session, layer));
+        let below = below.collect::<Result<Vec<_>, _>>()?;
+        let into = tempfile::tempdir_in(session.directory("skeletons")?).map_err(BuildError::other)?.keep();
+        let base: Arc<dyn View> = Arc::new(skeleton(&below, &interest, &into).map_err(BuildError::other)?);
+        if self.deltas.is_empty() {
+            return Ok(base);
+        }
+        Ok(Arc::new(OverlayView::on(&self.deltas, Some(base)).map_err(BuildError::other)?))
+    }
+
+    fn layer(&self, session: &Session, layer: &Layer) -> Result<BaseLayer, BuildError> {
+        match session.origin(&layer.descriptor.digest) {
+            LayerOrigin::Image(source) => Ok(base_layer(&source)),
+            LayerOrigin::Cached(hit) => cached_layer(session, &hit),
+            LayerOrigin::Made => {
+                let blob = session.blobs.blob_of(&layer.descriptor).map_err(BuildError::other)?;
+                let blob = blob.ok_or_else(|| BuildError::other("a layer that was just made is gone"))?;
+                Ok(BaseLayer::Blob {
+                    diff_id: layer.diff_id,
+                    open: Arc::new(move || Ok(Box::new(blob.reader()))),
+                    compression: Compression::of_layer(&layer.descriptor.media_type)
+                        .unwrap_or(Compression::Gzip),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Where stages' trees are kept, on the rung that was chosen; and the trees of images that COPY reads.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use kiln_cache::LayerSource;
+use kiln_rootfs::{
+    BaseLayer, DirectorySnapshotter, HOST_IGNORED, HostSnapshotter, IgnorePaths, OverlaySnapshotter,
+    SnapshotOptions, Snapshotter, TreePath, View, mount_points,
+};
+use kiln_sandbox::{Enclosure, Rung, Situation, choose, probe};
+
+use crate::error::BuildError;
+use crate::event::Event;
+use crate::session::Session;
+
+/// The trees of one build.
+pub(crate) struct Trees {
+    pub(crate) enclosure: Enclosure,
+    snapshotter: Mutex<Box<dyn Snapshotter>>,
+    /// For images that COPY reads, where the rung itself has room for one tree only.
+    aside: Option<Mutex<DirectorySnapshotter>>,
+    /// The pseudo stages of images that COPY reads, by manifest.
+    images: Mutex<HashMap<String, usize>>,
+}
+
+/// Pseudo stages begin here: no Dockerfile has so many.
+const IMAGES: usize = 1 << 20;
+
+impl Trees {
+    /// Chooses a rung by probing, and says which.
+    pub(crate) fn new(session: &Session) -> Result<Self, BuildError> {
+        let isolation = &session.request.isolation;
+        let report = probe(session.scratch.path());
+        let situation = Situation {
+            kiln_image: isolation.own_image,
+            container: isolation.container,
+            force: isolation.force,
+        };
+        let (enclosure, reason) = choose(&report, isolation.rung, situation).map_err(BuildError::other)?;
+        session.tell(Event::Isolation { rung: enclosure.to_string(), reason });
+        let mut ignore = IgnorePaths::new(&session.request.layers.ignored);
+        let scratch = session.directory("trees")?;
+        let mut options = SnapshotOptions {
+            mode: session.request.layers.mode,
+            ignore: ignore.clone(),
+            stable_inodes: !isolation.gvisor,
+            can_mknod: can_mknod(&scratch),
+            can_chown: rustix::process::geteuid().is_root(),
+            ..SnapshotOptions::default()
+        };
+        let (snapshotter, aside): (Box<dyn Snapshotter>, _) = match enclosure.rung() {
+            Rung::Overlay => (Box::new(OverlaySnapshotter::new(scratch, options)), None),
+            Rung::Directory | Rung::Chroot => (Box::new(DirectorySnapshotter::new(scratch, options)), None),
+            Rung::Root => {
+                let aside = DirectorySnapshotter::new(session.directory("aside")?, options.clone());
+                host_ignored(session, &mut ignore)?;
+                options.ignore = ignore;
+                let host = HostSnapshotter::new(PathBuf::from("/"), scratch, options);
+                (Box::new(host), Some(Mutex::new(aside)))
+            }
+        };
+        Ok(Self { enclosure, snapshotter: Mutex::new(snapshotter), aside, images: Mutex::default() })
+    }
+
+    /// The snapshotter, for one call.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Box<dyn Snapshotter>> {
+        self.snapshotter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether stages can be built side by side.
+    pub(crate) fn parallel(&self) -> bool {
+        self.enclosure.rung() != Rung::Root
+    }
+
+    /// The tree of an image that COPY or a mount reads.
+    pub(crate) fn image(&self, name: &str, layers: &[LayerSource]) -> Result<Arc<dyn View>, BuildError> {
+        let mut images = self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let next = IMAGES + images.len();
+        let known = images.get(name).copied();
+        let place = known.unwrap_or(next);
+        let layers: Vec<BaseLayer> = layers.iter().map(base_layer).collect();
+        let view = match &self.aside {
+            Some(aside) => {
+                let mut aside = aside.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if known.is_none() {
+                    aside.base(place, &layers).map_err(BuildError::other)?;
+                }
+                aside.view(place)
+            }
+            None => {
+                let mut snapshotter = self.lock();
+                if known.is_none() {
+                    snapshotter.base(place, &layers).map_err(BuildError::other)?;
+                }
+                snapshotter.view(place)
+            }
+        };
+        images.insert(name.to_owned(), place);
+        view.map_err(BuildError::other)
+    }
+}
+
+/// A layer of an image, for a snapshotter.
+pub(crate) fn base_layer(layer: &LayerSource) -> BaseLayer {
+    match layer.unpacked() {
+        Some(path) => BaseLayer::Unpacked { diff_id: *layer.diff_id(), path },
+        None => {
+            let source = layer.clone();
+            BaseLayer::Blob {
+                diff_id: *layer.diff_id(),
+                open: Arc::new(move || source.open_layer().map_err(std::io::Error::other)),
+                compression: layer.compression(),
+            }
+        }
+    }
+}
+
+/// Whether device nodes can be made here, found out by making one.
+fn can_mknod(scratch: &Path) -> bool {
+    let path = scratch.join("device-probe");
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::CharacterDevice,
+        rustix::fs::Mode::RUSR,
+        rustix::fs::makedev(1, 3),
+    );
+    drop(std::fs::remove_file(&path));
+    made.is_ok()
+}
+
+/// What belongs to the pod on rung root: mounts, Kiln's own directories.
+fn host_ignored(session: &Session, ignore: &mut IgnorePaths) -> Result<(), BuildError> {
+    for path in HOST_IGNORED {
+        ignore.add(TreePath::new(path));
+    }
+    let path = Path::new("/proc/self/mountinfo");
+    let text = std::fs::read(path)
+        .map_err(|error| BuildError::other(format!("could not read {}: {error}", path.display())))?;
+    for point in mount_points(&text) {
+        ignore.add(TreePath::new(point));
+    }
+    let isolation = &session.request.isolation;
+    for path in [isolation.kaniko_dir.as_path(), isolation.scratch.as_path(), session.scratch.path()] {
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        for path in [path, real.as_path()] {
+            ignore.add(TreePath::new(path.as_os_str().as_encoded_bytes()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! `executor`: a build, from flags to an exit code.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kiln_executor::{BuildError, Built, Event, StepNews, build, write_text};
+use kiln_oci::{Digest, Reference};
+use kiln_sandbox::Cancel;
+
+use crate::cli::executor::{DigestFiles, ExecutorFlags};
+use crate::environment::Environment;
+use crate::exit::Outcome;
+use crate::progress::{Progress, size};
+use crate::{build_request, registry_options, show};
+
+/// Builds.
+pub(crate) fn run(environment: &Environment, flags: &ExecutorFlags) -> Outcome {
+    let progress = Progress::new();
+    crate::log::start(&flags.log, &progress);
+    not_needed(environment, flags);
+    match attempt(environment, flags, &progress) {
+        Ok(outcome) => outcome,
+        Err(why) => show::failed(&why),
+    }
+}
+
+fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress) -> Result<Outcome, String> {
+    let mut request = build_request::request(environment, flags)?;
+    let destinations = request.output.destinations.clone();
+    let registry = registry_options::registry(environment, &flags.registry, &(&flags.push).into(), progress)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    if flags.dockerfile.starts_with("http://") || flags.dockerfile.starts_with("https://") {
+        let mut bytes = Vec::new();
+        let fetched = runtime.block_on(registry.fetch_url(&flags.dockerfile, &mut bytes));
+        fetched.map_err(|why| format!("could not get the Dockerfile {}: {why}", flags.dockerfile))?;
+        request.dockerfile = kiln_executor::DockerfileAt::Text { name: flags.dockerfile.clone(), bytes };
+    }
+    let cancel = Cancel::new().map_err(|error| error.to_string())?;
+    let bars = progress.clone();
+    let on = Arc::new(move |event| tell(&bars, event));
+    let result = runtime.block_on(async {
+        listen(&cancel);
+        build(request, registry, on, cancel.clone()).await
+    });
+    match result {
+        Ok(Built::Plan(plan)) => {
+            show::out(&if flags.cache.dryrun == "json" {
+                crate::plan_text::json(&plan)
+            } else {
+                crate::plan_text::tree(&plan)
+            });
+            Ok(Outcome::Done)
+        }
+        Ok(Built::Images(images)) => {
+            if let Some(image) = images.first() {
+                digest_files(&flags.digest_files, image.digest(), &destinations)?;
+                builder_output(environment, image.digest(), &destinations)?;
+            }
+            Ok(Outcome::Done)
+        }
+        Err(error) => Ok(show::build_error(&error)),
+    }
+}
+
+/// SIGTERM (as Kubernetes sends it) and SIGINT stop the build.
+fn listen(cancel: &Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let cancel = cancel.clone();
+        if let Ok(mut stream) = signal(kind) {
+            tokio::spawn(async move {
+                if stream.recv().await.is_some() {
+                    tracing::warn!("told to stop: the build is cancelled");
+                    cancel.cancel();
+                }
+            });
+        }
+    }
+}
+
+/// Says of each flag that Kiln doesn't need why it doesn't.
+fn not_needed(environment: &Environment, flags: &ExecutorFlags) {
+    let ignored = &flags.ignored;
+    for (given, name, why) in [
+        (ignored.compressed_caching, "--compressed-caching", "memory is bounded either way"),
+        (ignored.use_new_run, "--use-new-run", "changes are found without a full scan anyway"),
+        (ignored.skip_unused_stages, "--skip-unused-stages", "unused stages are never built"),
+        (ignored.force_build_metadata, "--force-build-metadata", "metadata is always complete"),
+    ] {
+        if given.is_some() {
+            tracing::warn!("{name} is not needed: {why}");
+        }
+    }
+    if !flags.git.is_empty() {
+        tracing::warn!("--git is for git contexts, and this is none");
+    }
+    for name in environment.variables.keys().filter(|name| name.starts_with("FF_KANIKO_")) {
+        if name != "FF_KANIKO_DISABLE_HTTP2" {
+            tracing::debug!("{name} is not needed");
+        }
+    }
+}
+
+fn tell(progress: &Progress, event: Event) {
+    match event {
+        Event::Isolation { rung, reason } => tracing::info!("isolation: {rung} ({reason})"),
+        Event::Base { image, digest, local: true } => {
+            tracing::info!("Found {digest} in local cache ({image})");
+        }
+        Event::Base { image, digest, .. } => tracing::info!("base image {image} is {digest}"),
+        Event::Stage { name } => tracing::info!("building stage {name}"),
+        Event::Step { stage, number, of, text, what } => match what {
+            StepNews::Cached { origin } => {
+                tracing::info!("Using caching version of cmd: {text}");
+                tracing::debug!("stage {stage} [{number}/{of}]: found in {origin}");
+            }
+            StepNews::Missed => tracing::info!("No cached layer found for cmd {text}"),
+            StepNews::Runs => tracing::info!("[{stage} {number}/{of}] {text}"),
+            StepNews::Done { took, size: bytes } => {
+                tracing::info!(
+                    "[{stage} {number}/{of}] done in {:.1} s, layer of {}",
+                    took.as_secs_f64(),
+                    size(bytes)
+                );
+            }
+        },
+        Event::Output { error: false, line } => {
+            use std::io::Write as _;
+            let mut stdout = std::io::stdout().lock();
+            // Nobody is left to be told when standard output is closed.
+            _ = stdout.write_all(&line);
+            _ = stdout.flush();
+        }
+        Event::Output { line, .. } => {
+            use std::io::Write as _;
+            _ = progress.stderr().write_all(&line);
+        }
+        Event::Transfer { digest, upload, done, of } => progress.transfer(&digest, upload, done, of),
+        Event::Warning(text) => tracing::warn!("{text}"),
+        Event::Note(text) => tracing::debug!("{text}"),
+        Event::Pushed { reference, digest } => tracing::info!("Pushed {}@{digest}", reference.repository),
+        Event::Finished { digest, took } => {
+            tracing::info!("built {digest} in {:.1} s", took.as_secs_f64());
+        }
+    }
+}
+
+/// Writes the digest files that are asked for.
+pub(crate) fn digest_files(
+    files: &DigestFiles,
+    digest: &Digest,
+    destinations: &[Reference],
+) -> Result<(), String> {
+    let written = |result: Result<(), BuildError>| result.map_err(|error| error.to_string());
+    // kaniko writes Docker Hub's host in its old form.
+    let name = |reference: &Reference| {
+        reference.repository.to_string().replacen("docker.io/", "index.docker.io/", 1)
+    };
+    if let Some(path) = &files.digest_file {
+        written(write_text(Path::new(path), &digest.to_string()))?;
+    }
+    if let Some(path) = &files.image_name_with_digest_file {
+        let lines: String = destinations.iter().map(|d| format!("{}@{digest}\n", name(d))).collect();
+        written(write_text(Path::new(path), &lines))?;
+    }
+    if let Some(path) = &files.image_name_tag_with_digest_file {
+        let tag = |d: &Reference| d.tag_or_latest().map_or_else(String::new, |tag| format!(":{tag}"));
+        let lines: String =
+            destinations.iter().map(|d| format!("{}{}@{digest}\n", name(d), tag(d))).collect();
+        written(write_text(Path::new(path), &lines))?;
+    }
+    Ok(())
+}
+
+/// Cloud Build reads what was pushed from a file.
+fn builder_output(
+    environment: &Environment,
+    digest: &Digest,
+    destinations: &[Reference],
+) -> Result<(), String> {
+    let Some(folder) = environment.get("BUILDER_OUTPUT") else { return Ok(()) };
+    let lines: String = destinations
+        .iter()
+        .map(|d| format!("{}\n", serde_json::json!({"name": d.to_string(), "digest": digest.to_string()})))
+        .collect();
+    write_text(&Path::new(folder).join("images"), &lines).map_err(|error| error.to_string())
+}

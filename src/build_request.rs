@@ -1,0 +1,384 @@
+//! What the flags of a build mean: words, environment and clock become a `BuildRequest`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kiln_context::ContextRequest;
+use kiln_executor::{
+    BuildRequest, Cache, CachePlace, DockerfileAt, ImageFormat, Isolation, Layers, Output, RunMountFlag,
+    Secret,
+};
+use kiln_oci::media_type::Compression;
+use kiln_oci::{Platform, Redacted, Reference};
+use kiln_plan::{ImageName, LayerShape, NamedContext, Request};
+use kiln_rootfs::SnapshotMode;
+
+use crate::cli::executor::ExecutorFlags;
+use crate::environment::Environment;
+
+/// Works out the request. Fails with a sentence that says which flag is wrong and what to write.
+pub(crate) fn request(environment: &Environment, flags: &ExecutorFlags) -> Result<BuildRequest, String> {
+    let now = crate::clock::now();
+    let layers = layers(environment, flags)?;
+    let kaniko_dir = kaniko_dir(environment, flags);
+    let scratch = scratch(environment, flags, &kaniko_dir);
+    let output = output(environment, flags)?;
+    let (named_contexts, images) = named_contexts(environment, flags)?;
+    let no_push = !output.push;
+    Ok(BuildRequest {
+        dockerfile: DockerfileAt::Path {
+            absolute: environment.directory.join(&flags.dockerfile),
+            given: flags.dockerfile.clone(),
+        },
+        context: context(environment, flags)?,
+        named_contexts,
+        plan: plan(environment, flags, &layers, images)?,
+        cache: cache(flags, &output, &scratch, no_push)?,
+        output,
+        isolation: isolation(flags, kaniko_dir, scratch)?,
+        layers,
+        secrets: secrets(environment, flags)?,
+        ssh: ssh(environment, flags)?,
+        dry_run: flags.cache.dryrun != "false",
+        now,
+    })
+}
+
+/// `K=V`, or `K` with its value from the environment.
+pub(crate) fn build_args(environment: &Environment, words: &[String]) -> BTreeMap<String, String> {
+    let mut args = BTreeMap::new();
+    for word in words {
+        match word.split_once('=') {
+            Some((name, value)) => _ = args.insert(name.to_owned(), value.to_owned()),
+            None => {
+                if let Some(value) = environment.variables.get(word) {
+                    args.insert(word.clone(), value.clone());
+                }
+            }
+        }
+    }
+    args
+}
+
+fn plan(
+    environment: &Environment,
+    flags: &ExecutorFlags,
+    layers: &Layers,
+    images: BTreeMap<String, NamedContext>,
+) -> Result<Request, String> {
+    let platform = match flags.platform.as_slice() {
+        [] => Platform::host(),
+        [one] => one.parse().map_err(|error| format!("--platform: {error}"))?,
+        _ => return Err("--platform takes one platform for now: build each, then join them".to_owned()),
+    };
+    let mut request = Request::new(platform);
+    request.build_platform = Platform::host();
+    request.platform_given = !flags.platform.is_empty();
+    request.build_args = build_args(environment, &flags.build_arg);
+    request.targets.clone_from(&flags.target);
+    request.labels = flags.label.iter().cloned().collect();
+    request.named_contexts = images;
+    request.content_keys = flags.cache.cache || flags.cache.dryrun != "false";
+    let level = layers.level.map_or_else(String::new, |level| level.to_string());
+    let mut ignored = layers.ignored.clone();
+    ignored.sort();
+    request.shape = LayerShape {
+        mtime_limit: layers.mtime_limit,
+        compression: format!("{:?}{level}", layers.compression),
+        ignored,
+        snapshot_mode: if layers.mode == SnapshotMode::Full {
+            String::new()
+        } else {
+            flags.files.snapshot_mode.clone()
+        },
+    };
+    Ok(request)
+}
+
+fn layers(environment: &Environment, flags: &ExecutorFlags) -> Result<Layers, String> {
+    let epoch = match environment.get("SOURCE_DATE_EPOCH") {
+        Some(text) => {
+            Some(text.parse().map_err(|_| format!("SOURCE_DATE_EPOCH={text}: it is a number of seconds"))?)
+        }
+        None => None,
+    };
+    let compression = match flags.output.compression.as_deref() {
+        Some("zstd") => Compression::Zstd,
+        _ => Compression::Gzip,
+    };
+    if compression == Compression::Zstd && flags.output.image_format.as_deref() == Some("docker") {
+        return Err("--compression=zstd needs OCI media types: leave --image-format=docker out".to_owned());
+    }
+    if let Some(level) = flags.output.compression_level
+        && level == -1
+    {
+        // Go's name for the usual level.
+        return Ok(Layers { level: None, ..layers_without_level(flags, epoch, compression) });
+    }
+    let layers = layers_without_level(flags, epoch, compression);
+    Ok(Layers { level: flags.output.compression_level, ..layers })
+}
+
+fn layers_without_level(flags: &ExecutorFlags, epoch: Option<i64>, compression: Compression) -> Layers {
+    let mut ignored = flags.files.ignore_path.clone();
+    if flags.files.ignore_var_run && flags.files.isolation == "root" {
+        ignored.push("/var/run".to_owned());
+    }
+    Layers {
+        compression,
+        level: None,
+        mtime_limit: epoch.or(flags.output.reproducible.then_some(0)),
+        single: flags.output.single_snapshot,
+        mode: match flags.files.snapshot_mode.as_str() {
+            "redo" => SnapshotMode::Redo,
+            "time" => SnapshotMode::Time,
+            _ => SnapshotMode::Full,
+        },
+        ignored,
+    }
+}
+
+fn output(environment: &Environment, flags: &ExecutorFlags) -> Result<Output, String> {
+    let no_push = environment.switch("KANIKO_NO_PUSH").unwrap_or(flags.output.no_push);
+    let destinations = flags.destination.iter().map(|text| text.parse::<Reference>());
+    let destinations =
+        destinations.collect::<Result<Vec<_>, _>>().map_err(|error| format!("--destination: {error}"))?;
+    if destinations.is_empty() && !no_push && flags.cache.dryrun == "false" {
+        return Err("say where the image goes with --destination, or give --no-push".to_owned());
+    }
+    let zstd = flags.output.compression.as_deref() == Some("zstd");
+    if flags.output.tar_path.is_some() && (zstd || flags.output.image_format.as_deref() == Some("oci")) {
+        return Err(
+            "--tar-path writes docker's format, which has neither OCI media types nor zstd layers: use \
+                    --oci-layout-path, or leave the other flag out"
+                .to_owned(),
+        );
+    }
+    let named = flags.digest_files.image_name_with_digest_file.is_some()
+        || flags.digest_files.image_name_tag_with_digest_file.is_some();
+    if named && destinations.is_empty() {
+        return Err("the image-name digest files name destinations: give --destination".to_owned());
+    }
+    Ok(Output {
+        destinations,
+        push: !no_push,
+        archive: flags.output.tar_path.as_ref().map(|path| environment.directory.join(path)),
+        layout: flags.output.oci_layout_path.as_ref().map(|path| environment.directory.join(path)),
+        format: match flags.output.image_format.as_deref() {
+            Some("docker") => Some(ImageFormat::Docker),
+            Some(_) => Some(ImageFormat::Oci),
+            None => flags.output.tar_path.is_some().then_some(ImageFormat::Docker),
+        },
+        annotations: flags.annotation.iter().cloned().collect(),
+        check_push: !flags.push.skip_push_permission_check,
+        ignore_immutable: flags.push.push_ignore_immutable_tag_errors,
+    })
+}
+
+fn cache(flags: &ExecutorFlags, output: &Output, scratch: &Path, no_push: bool) -> Result<Cache, String> {
+    let given = &flags.cache;
+    let place = match &given.cache_repo {
+        Some(text) => match text.strip_prefix("oci:") {
+            Some(path) => Some(CachePlace::Layout(PathBuf::from(path))),
+            None => Some(CachePlace::Remote(text.parse().map_err(|error| format!("--cache-repo: {error}"))?)),
+        },
+        None => match output.destinations.first() {
+            Some(destination) if !no_push => {
+                let repository = destination.repository.join("cache");
+                Some(CachePlace::Remote(repository.map_err(|error| error.to_string())?))
+            }
+            _ => Some(CachePlace::Layout(scratch.join("kiln-cache"))),
+        },
+    };
+    let mounts = given.cache_mount_dir.clone().unwrap_or_else(|| scratch.join("kiln-cache-mounts"));
+    Ok(Cache {
+        enabled: given.cache,
+        place,
+        run_layers: given.cache_run_layers,
+        copy_layers: given.cache_copy_layers,
+        ttl: given.cache_ttl,
+        push: !given.no_push_cache,
+        volume: given.cache_dir.is_dir().then(|| given.cache_dir.clone()),
+        offline: given.offline,
+        mounts,
+    })
+}
+
+fn context(environment: &Environment, flags: &ExecutorFlags) -> Result<ContextRequest, String> {
+    let sub_path = flags.context_sub_path.clone().filter(|path| !path.is_empty());
+    let text = match &flags.bucket {
+        Some(bucket) => format!("gs://{bucket}"),
+        None => flags.context.clone(),
+    };
+    place(environment, &text, sub_path).map_err(|why| format!("--context {text}: {why}"))
+}
+
+fn place(environment: &Environment, text: &str, sub_path: Option<String>) -> Result<ContextRequest, String> {
+    match text.split_once("://") {
+        Some(("dir", path)) => {
+            Ok(ContextRequest::Directory { path: environment.directory.join(path), sub_path })
+        }
+        Some(("tar", "stdin")) => Ok(ContextRequest::Archive { path: None, sub_path }),
+        Some(("tar", path)) => {
+            Ok(ContextRequest::Archive { path: Some(environment.directory.join(path)), sub_path })
+        }
+        Some((scheme, _)) => Err(format!(
+            "contexts of the kind {scheme}:// are not supported yet; use dir://, tar:// or tar://stdin"
+        )),
+        None => Ok(ContextRequest::Directory { path: environment.directory.join(text), sub_path }),
+    }
+}
+
+type Named = (BTreeMap<String, ContextRequest>, BTreeMap<String, NamedContext>);
+
+fn named_contexts(environment: &Environment, flags: &ExecutorFlags) -> Result<Named, String> {
+    let (mut files, mut plan) = (BTreeMap::new(), BTreeMap::new());
+    for (name, text) in &flags.build_context {
+        if let Some(reference) = text.strip_prefix("docker-image://") {
+            let mut parsed: Reference =
+                reference.parse().map_err(|error| format!("--build-context {name}: {error}"))?;
+            parsed.tag = parsed.tag_or_latest();
+            plan.insert(name.clone(), NamedContext::Image(ImageName::Reference(parsed.to_string())));
+        } else if let Some(path) = text.strip_prefix("oci-layout://") {
+            plan.insert(name.clone(), NamedContext::Image(ImageName::Layout(path.to_owned())));
+        } else {
+            let place =
+                place(environment, text, None).map_err(|why| format!("--build-context {name}: {why}"))?;
+            files.insert(name.clone(), place);
+            plan.insert(name.clone(), NamedContext::Files);
+        }
+    }
+    Ok((files, plan))
+}
+
+fn kaniko_dir(environment: &Environment, flags: &ExecutorFlags) -> PathBuf {
+    let given = flags.files.kaniko_dir.clone();
+    given
+        .or_else(|| environment.get("KANIKO_DIR").map(PathBuf::from))
+        .unwrap_or_else(|| environment.executable_directory.clone())
+}
+
+/// The first of the usual places that is a writable mount other than overlayfs with room in it.
+fn scratch(environment: &Environment, flags: &ExecutorFlags, kaniko_dir: &Path) -> PathBuf {
+    let given = flags.files.scratch_dir.clone();
+    if let Some(path) = given.or_else(|| environment.get("KILN_SCRATCH_DIR").map(PathBuf::from)) {
+        return environment.directory.join(path);
+    }
+    let usual = [kaniko_dir.join("scratch"), PathBuf::from("/scratch"), PathBuf::from("/tmp")];
+    let found = usual.iter().find(|path| crate::container::is_good_scratch(path)).cloned();
+    found.unwrap_or_else(|| kaniko_dir.join("scratch"))
+}
+
+fn isolation(flags: &ExecutorFlags, kaniko_dir: PathBuf, scratch: PathBuf) -> Result<Isolation, String> {
+    let files = &flags.files;
+    let rung = match files.isolation.as_str() {
+        "auto" if files.materialize => Some(kiln_sandbox::Rung::Root),
+        "auto" => None,
+        name => Some(name.parse().map_err(|error: kiln_sandbox::UnknownRung| error.to_string())?),
+    };
+    if files.preserve_context || files.cleanup || files.pre_cleanup || files.materialize {
+        return Err("--preserve-context, --cleanup, --pre-cleanup and --materialize are not supported yet: rung root \
+                    empties the file system between stages, the other rungs leave it alone"
+            .to_owned());
+    }
+    Ok(Isolation {
+        rung,
+        scratch,
+        own_image: Path::new("/etc/kiln-image").exists(),
+        container: crate::container::is_container(),
+        gvisor: crate::container::is_gvisor(),
+        force: files.force,
+        kaniko_dir,
+        run_mounts: files.run_mount.iter().map(|text| run_mount(text)).collect::<Result<_, _>>()?,
+        devices: files.device.clone(),
+    })
+}
+
+fn run_mount(text: &str) -> Result<RunMountFlag, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, readonly) = match parts.as_slice() {
+        [source, target] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => return Err(format!("--run-mount {text}: write SOURCE:TARGET or SOURCE:TARGET:ro")),
+    };
+    if !source.starts_with('/') || !target.starts_with('/') {
+        return Err(format!("--run-mount {text}: both paths begin with a slash"));
+    }
+    Ok(RunMountFlag { source: PathBuf::from(source), target: PathBuf::from(target), readonly })
+}
+
+fn secrets(environment: &Environment, flags: &ExecutorFlags) -> Result<BTreeMap<String, Secret>, String> {
+    let mut secrets = BTreeMap::new();
+    for text in &flags.secret {
+        let fail = |why: &str| format!("--secret: {why}; write id=ID,src=FILE or id=ID,env=VARIABLE");
+        let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
+        for field in text.split(',') {
+            match field.split_once('=') {
+                Some(("id", value)) => id = Some(value.to_owned()),
+                Some(("src" | "source", value)) => file = Some(value.to_owned()),
+                Some(("env", value)) => variable = Some(value.to_owned()),
+                Some(("type", value @ ("file" | "env"))) => kind = Some(value),
+                _ => {
+                    return Err(fail(&format!(
+                        "{:?} is not understood",
+                        field.split('=').next().unwrap_or_default()
+                    )));
+                }
+            }
+        }
+        let id = id.ok_or_else(|| fail("it has no id"))?;
+        if kind == Some("env") {
+            variable = variable.or(file.take());
+        }
+        let value = secret_value(environment, &id, variable, file)?;
+        if secrets.insert(id.clone(), Secret { value: Redacted::new(value) }).is_some() {
+            return Err(format!("--secret: the id {id:?} is given twice"));
+        }
+    }
+    Ok(secrets)
+}
+
+fn secret_value(
+    environment: &Environment,
+    id: &str,
+    variable: Option<String>,
+    file: Option<String>,
+) -> Result<Vec<u8>, String> {
+    if let Some(variable) = variable {
+        let value = environment.variables.get(&variable);
+        return value
+            .map(|value| value.clone().into_bytes())
+            .ok_or_else(|| format!("--secret {id}: the variable {variable} is not set"));
+    }
+    if file.is_none()
+        && let Some(value) = environment.variables.get(id)
+    {
+        return Ok(value.clone().into_bytes());
+    }
+    let path = environment.directory.join(file.unwrap_or_else(|| id.to_owned()));
+    std::fs::read(&path).map_err(|error| format!("--secret {id}: could not read {}: {error}", path.display()))
+}
+
+fn ssh(environment: &Environment, flags: &ExecutorFlags) -> Result<BTreeMap<String, PathBuf>, String> {
+    let mut agents = BTreeMap::new();
+    for text in &flags.ssh {
+        let (id, path) = match text.split_once('=') {
+            Some((id, path)) => (id, PathBuf::from(path)),
+            None => {
+                let socket = environment.get("SSH_AUTH_SOCK");
+                let socket = socket
+                    .ok_or_else(|| format!("--ssh {text}: SSH_AUTH_SOCK is not set; write {text}=SOCKET"))?;
+                (text.as_str(), PathBuf::from(socket))
+            }
+        };
+        use std::os::unix::fs::FileTypeExt as _;
+        if !std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_socket()) {
+            return Err(format!(
+                "--ssh {id}: {} is not the socket of an agent; keys are not supported",
+                path.display()
+            ));
+        }
+        agents.insert(id.to_owned(), path);
+    }
+    Ok(agents)
+}

@@ -1,0 +1,110 @@
+//! `kiln parse` and `kiln lint`: what a Dockerfile means, and what is odd about it.
+
+use std::io::Read as _;
+
+use kiln_dockerfile::{
+    Diagnostic, Severity, Source, describe, describe_errors, describe_warnings, lint as check, parse as read,
+};
+
+use crate::cli::{LintFlags, ParseFlags};
+use crate::exit::Outcome;
+use crate::show;
+
+fn source(file: &str) -> Result<Source, String> {
+    let mut bytes = Vec::new();
+    let read = if file == "-" {
+        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| ())
+    } else {
+        std::fs::read(file).map(|found| bytes = found)
+    };
+    read.map_err(|error| format!("could not read {file}: {error}"))?;
+    Ok(Source::from_bytes(if file == "-" { "stdin" } else { file }, &bytes))
+}
+
+fn json(value: &serde_json::Value) {
+    show::out(&format!("{}\n", serde_json::to_string_pretty(value).unwrap_or_default()));
+}
+
+fn errors(source: &Source, found: &[Diagnostic]) -> Outcome {
+    for error in found {
+        show::err(&show::diagnostic(source, error));
+    }
+    Outcome::Failed
+}
+
+/// `kiln parse`.
+pub(crate) fn parse(flags: &ParseFlags) -> Outcome {
+    let source = match source(&flags.file) {
+        Ok(source) => source,
+        Err(why) => return show::failed(&why),
+    };
+    match read(&source) {
+        Ok(file) if flags.json => {
+            json(&describe(&source, &file));
+            Outcome::Done
+        }
+        Ok(file) => {
+            for instruction in &file.instructions {
+                show::out(&format!("{:>4}  {}\n", instruction.lines.0, instruction.text));
+            }
+            Outcome::Done
+        }
+        Err(found) if flags.json => {
+            json(&describe_errors(&source, &found));
+            Outcome::Failed
+        }
+        Err(found) => errors(&source, &found),
+    }
+}
+
+/// `kiln lint`.
+pub(crate) fn lint(flags: &LintFlags) -> Outcome {
+    let source = match source(&flags.file) {
+        Ok(source) => source,
+        Err(why) => return show::failed(&why),
+    };
+    let file = match read(&source) {
+        Ok(file) => file,
+        Err(found) => {
+            match flags.format.as_str() {
+                "json" => json(&describe_errors(&source, &found)),
+                "sarif" => json(&sarif(&source, &found)),
+                _ => return errors(&source, &found),
+            }
+            return Outcome::Failed;
+        }
+    };
+    let found = check(&source, &file);
+    match flags.format.as_str() {
+        "json" => json(&describe_warnings(&source, &file, &found)),
+        "sarif" => json(&sarif(&source, &found)),
+        _ => found.iter().for_each(|finding| show::out(&show::diagnostic(&source, finding))),
+    }
+    let failed = found.iter().any(|finding| finding.severity == Severity::Error);
+    if failed { Outcome::Failed } else { Outcome::Done }
+}
+
+/// SARIF 2.1.0, as code hosts read it.
+fn sarif(source: &Source, found: &[Diagnostic]) -> serde_json::Value {
+    let results: Vec<serde_json::Value> = found
+        .iter()
+        .map(|finding| {
+            let (line, column) = source.line_col(finding.span.start);
+            let level = if finding.severity == Severity::Error { "error" } else { "warning" };
+            serde_json::json!({
+                "ruleId": finding.rule.name(),
+                "level": level,
+                "message": {"text": finding.message},
+                "locations": [{"physicalLocation": {
+                    "artifactLocation": {"uri": source.name},
+                    "region": {"startLine": line, "startColumn": column},
+                }}],
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "version": "2.1.0",
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "runs": [{"tool": {"driver": {"name": "kiln", "version": env!("CARGO_PKG_VERSION")}}, "results": results}],
+    })
+}

@@ -1,0 +1,184 @@
+//! `warmer`: flags to a request, events to lines, the report to an exit code.
+
+use std::time::SystemTime;
+
+use kiln_cache::{ImageName, ImageOptions, Images};
+use kiln_dockerfile::Source;
+use kiln_oci::Platform;
+use kiln_plan::{BaseFact, Facts, Planning, Question, plan};
+use kiln_registry::Registry;
+use kiln_store::{Durability, Store};
+use kiln_warmer::{Platforms, PruneRequest, WarmEvent, WarmRequest, warm};
+
+use crate::cli::warmer::WarmerFlags;
+use crate::environment::Environment;
+use crate::exit::Outcome;
+use crate::progress::{Progress, size};
+use crate::registry_options::{self, Direction};
+use crate::show;
+
+/// Warms the volume.
+pub(crate) fn run(environment: &Environment, flags: &WarmerFlags) -> Outcome {
+    let progress = Progress::new();
+    crate::log::start(&flags.log, &progress);
+    let report = request(environment, flags, &progress).and_then(|request| {
+        warm(request, &|event| tell(&progress, event)).map_err(|error| error.to_string())
+    });
+    match report {
+        Err(why) => show::failed(&why),
+        Ok(report) => {
+            for failure in &report.failed {
+                show::err(&format!("error: {}: {}\n", failure.image, failure.error));
+            }
+            for (digest, path, repaired) in report.verify.iter().flat_map(|verify| &verify.bad) {
+                let what = if *repaired { "repaired" } else { "removed" };
+                tracing::warn!("{} was not {digest}: {what}", path.display());
+            }
+            if report.is_success() { Outcome::Done } else { Outcome::Failed }
+        }
+    }
+}
+
+fn request(
+    environment: &Environment,
+    flags: &WarmerFlags,
+    progress: &Progress,
+) -> Result<WarmRequest, String> {
+    if flags.cache_repo.is_some() {
+        return Err("--cache-repo is not supported by the warmer yet: leave it out".to_owned());
+    }
+    let direction = Direction::pull_only(flags.insecure, flags.skip_tls_verify);
+    let registry = registry_options::registry(environment, &flags.registry, &direction, progress)?;
+    let platforms = platforms(&flags.platform)?;
+    let mut images: Vec<ImageName> = Vec::new();
+    for text in &flags.image {
+        images.push(text.parse().map_err(|error| format!("--image {text}: {error}"))?);
+    }
+    for file in &flags.dockerfile {
+        let needed = dockerfile_images(environment, flags, file, &registry, &platforms)?;
+        images.extend(needed.into_iter().filter(|image| !images.contains(image)).collect::<Vec<_>>());
+    }
+    if images.is_empty() && !flags.verify && flags.prune_unused.is_none() && flags.max_size.is_none() {
+        return Err("nothing to warm: give --image or --dockerfile".to_owned());
+    }
+    let prune = (flags.prune_unused.is_some() || flags.max_size.is_some())
+        .then_some(PruneRequest { unused_for: flags.prune_unused, max_size: flags.max_size });
+    let mut request = WarmRequest::new(flags.cache_dir.clone(), images, registry, SystemTime::now());
+    request.platforms = platforms;
+    request.force = flags.force;
+    request.ttl = flags.cache_ttl;
+    request.unpack = flags.unpack;
+    request.verify = flags.verify;
+    request.prune = prune;
+    Ok(request)
+}
+
+fn platforms(texts: &[String]) -> Result<Platforms, String> {
+    if texts.iter().any(|text| text == "all") {
+        return Ok(Platforms::All);
+    }
+    let parsed = texts.iter().map(|text| text.parse::<Platform>());
+    let parsed = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+    Ok(Platforms::These(if parsed.is_empty() { vec![Platform::host()] } else { parsed }))
+}
+
+/// The images that a Dockerfile needs: found by planning its build, since bases bring triggers that name more.
+fn dockerfile_images(
+    environment: &Environment,
+    flags: &WarmerFlags,
+    file: &str,
+    registry: &Registry,
+    platforms: &Platforms,
+) -> Result<Vec<ImageName>, String> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let bytes = if file.starts_with("http://") || file.starts_with("https://") {
+        let mut bytes = Vec::new();
+        runtime.block_on(registry.fetch_url(file, &mut bytes)).map_err(|why| format!("{file}: {why}"))?;
+        bytes
+    } else {
+        std::fs::read(file).map_err(|error| format!("could not read {file}: {error}"))?
+    };
+    let source = Source::from_bytes(file, &bytes);
+    let shown = |errors: &[kiln_dockerfile::Diagnostic]| {
+        errors.iter().map(|error| show::diagnostic(&source, error)).collect::<String>()
+    };
+    let parsed = kiln_dockerfile::parse(&source).map_err(|errors| shown(&errors))?;
+    let wanted = match platforms {
+        Platforms::These(list) => list.clone(),
+        Platforms::All => vec![Platform::host()],
+    };
+    let mut images = Vec::new();
+    for platform in wanted {
+        let mut request = kiln_plan::Request::new(platform);
+        request.build_args = crate::build_request::build_args(environment, &flags.build_arg);
+        // Every stage may be built by somebody: all are warmed.
+        let stages =
+            parsed.instructions.iter().filter(|line| matches!(line.kind, kiln_dockerfile::Kind::From(_)));
+        request.targets = (0..stages.count()).map(|number| number.to_string()).collect();
+        let mut facts = Facts::default();
+        let finder = finder(registry, &runtime)?;
+        loop {
+            match plan(&parsed, &request, &facts).map_err(|errors| shown(&errors))? {
+                Planning::Ready(_) => break,
+                Planning::Asks(questions) => {
+                    for question in questions {
+                        let Question::Base(question) = question else { continue };
+                        let name: ImageName =
+                            question.image.to_string().parse().map_err(|error| format!("{error}"))?;
+                        let found = runtime.block_on(finder.1.resolve(&name, &question.platform));
+                        let found = found.map_err(|error| error.to_string())?;
+                        let fact = BaseFact {
+                            manifest: found.manifest.digest().clone(),
+                            config: found.config.value().clone(),
+                        };
+                        facts.base(question.image, &question.platform, fact);
+                        if !images.contains(&name) {
+                            images.push(name);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(images)
+}
+
+/// What looks up manifests and configs, in a directory of its own.
+fn finder(
+    registry: &Registry,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<(tempfile::TempDir, Images), String> {
+    let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let scratch = Store::create(directory.path(), Durability::Scratch).map_err(|error| error.to_string())?;
+    let options = ImageOptions {
+        volume: None,
+        scratch,
+        registry: Some(registry.clone()),
+        observer: std::sync::Arc::new(|_| ()),
+    };
+    Ok((directory, Images::new(options, runtime.handle().clone())))
+}
+
+fn tell(progress: &Progress, event: WarmEvent) {
+    match event {
+        WarmEvent::Resolved { image, digest } => tracing::info!("{image} is {digest}"),
+        WarmEvent::Downloading { digest, from, of } => {
+            progress.transfer(&digest, false, from, of);
+            tracing::info!("downloading {} ({})", digest.short(), size(of));
+        }
+        WarmEvent::Received { digest, bytes, of } => progress.transfer(&digest, false, bytes, of),
+        WarmEvent::Downloaded { digest, of, .. } => progress.transfer(&digest, false, of, of),
+        WarmEvent::Unpacked { diff_id } => tracing::info!("unpacked {diff_id}"),
+        WarmEvent::NotUnpacked { diff_id, why } => tracing::warn!("{diff_id} is not kept unpacked: {why}"),
+        WarmEvent::Unreachable { image, why } => {
+            tracing::warn!("{image}: {why}; what the volume has is taken")
+        }
+        WarmEvent::Fresh { image, platform, digest } => {
+            tracing::info!("Image already in cache: {image} for {platform}, {digest}");
+        }
+        WarmEvent::Warmed { image, platform, digest, received } => {
+            tracing::info!("warmed {image} for {platform}: {digest}, {}", size(received));
+        }
+        other => tracing::info!("{other:?}"),
+    }
+}
