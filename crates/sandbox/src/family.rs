@@ -162,6 +162,33 @@ pub(crate) fn reap_strays() {
     });
 }
 
+/// Whether a process is in the mount namespace with this inode, as far as Kiln may know.
+fn is_inside(pid: Pid, namespace: u32) -> bool {
+    let path = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
+    rustix::fs::stat(path).is_ok_and(|stat| stat.st_ino == u64::from(namespace))
+}
+
+/// Kiln, after a step whose supervisor was killed: ends whoever is left in the step's session or mount namespace.
+pub(crate) fn end_orphans(supervisor: Pid, namespace: Option<u32>) {
+    let Some(proc) = Family::prepare().proc else { return };
+    let session = supervisor.as_raw_nonzero().get();
+    for _ in 0..ROUNDS {
+        let mut left = false;
+        let _ = each_process(proc.as_fd(), |pid| {
+            let Some((stat, pid)) = Stat::read(proc.as_fd(), pid).zip(Pid::from_raw(pid)) else { return };
+            let inside = namespace.is_some_and(|namespace| is_inside(pid, namespace));
+            if !stat.ended && (stat.session == session || inside) {
+                left = true;
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        });
+        if !left {
+            return;
+        }
+        let _ = nanosleep(&PAUSE);
+    }
+}
+
 fn each_process(proc: BorrowedFd<'_>, mut each: impl FnMut(i32)) -> Result<(), Errno> {
     rustix::fs::seek(proc, SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::uninit(); 8192];

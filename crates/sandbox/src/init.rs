@@ -31,6 +31,8 @@ pub(crate) const KILL: u8 = b'k';
 pub(crate) enum Status {
     /// The user namespace is there; its maps can be written.
     Ready,
+    /// The inode of the step's mount namespace, sent before anything can run in it.
+    Inside(u32),
     /// Something failed; nothing will run.
     Failed(Failure),
     /// All is over and tidied up; the program ended so (with code 0 if there was none to run).
@@ -43,6 +45,7 @@ impl Status {
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
         let (kind, first, second) = match self {
             Self::Ready => (1_u32, [0; 4], 0),
+            Self::Inside(inode) => (5, inode.to_ne_bytes(), 0),
             Self::Failed(failure) => (2, failure.place.to_bytes(), failure.errno.raw_os_error()),
             Self::Ended(Exit::Code(code)) => (3, [0; 4], code),
             Self::Ended(Exit::Signal(signal)) => (4, [0; 4], signal),
@@ -65,6 +68,7 @@ impl Status {
             })),
             3 => Some(Self::Ended(Exit::Code(number))),
             4 => Some(Self::Ended(Exit::Signal(number))),
+            5 => Some(Self::Inside(u32::from_ne_bytes([f0, f1, f2, f3]))),
             _ => None,
         }
     }
@@ -151,6 +155,12 @@ impl Child {
                 Ok(()) | Err(Errno::PERM) => {}
                 Err(errno) => return Err(Failure { place: Place::Loopback, errno }),
             }
+        }
+        if plan.namespaces.mount
+            && let Ok(stat) = rustix::fs::stat(c"/proc/self/ns/mnt")
+            && let Ok(inode) = u32::try_from(stat.st_ino)
+        {
+            Status::Inside(inode).send(self.ends.status.as_fd());
         }
         self.surroundings.make(plan)?;
         let Some(step) = &plan.program else { return Ok(None) };
@@ -252,6 +262,7 @@ mod tests {
         let failure = Failure { place: Place::Action(3), errno: Errno::PERM };
         for status in [
             Status::Ready,
+            Status::Inside(4_026_531_840),
             Status::Failed(failure),
             Status::Ended(Exit::Code(7)),
             Status::Ended(Exit::Signal(9)),

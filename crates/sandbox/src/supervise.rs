@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpi
 
 use crate::cancel::Cancel;
 use crate::error::SandboxError;
+use crate::family;
 use crate::init::{Child, Ends, GO, KILL, Status, TERMINATE, exit_of};
 use crate::lines::Lines;
 use crate::plan::{Failure, Place, Plan};
@@ -74,6 +75,7 @@ pub(crate) fn carry_out(
     };
     let mut watch = Watch {
         plan,
+        namespace: None,
         init: Init { pid, reaped: false },
         control: File::from(control),
         status,
@@ -163,6 +165,8 @@ enum Stopping {
 struct Watch<'a> {
     plan: &'a Plan,
     init: Init,
+    /// The inode of the step's mount namespace, if it has one of its own.
+    namespace: Option<u32>,
     control: File,
     status: OwnedFd,
     pipes: [Pipe; 2],
@@ -193,11 +197,15 @@ impl Watch<'_> {
                     }
                     let _ = self.control.write_all(&[GO]);
                 }
+                Some(Status::Inside(inode)) => self.namespace = Some(inode),
                 other => break other,
             }
         };
         let died = self.init.wait()?;
-        crate::family::reap_strays();
+        if !matches!(result, Some(Status::Ended(_))) {
+            family::end_orphans(self.init.pid, self.namespace);
+        }
+        family::reap_strays();
         // All processes of the step are gone, so what they wrote is in the pipes. Their ends may still be open in a
         // child that was just forked for another step: no use in waiting for the end of file.
         for pipe in &mut self.pipes {
@@ -208,7 +216,7 @@ impl Watch<'_> {
             _ if self.stopping.is_some() => Outcome::Cancelled,
             Some(Status::Ended(exit)) => Outcome::Ended(exit),
             Some(Status::Failed(failure)) => Outcome::Failed(failure),
-            Some(Status::Ready) | None => Outcome::Died(exit_of(died)),
+            Some(Status::Ready | Status::Inside(_)) | None => Outcome::Died(exit_of(died)),
         })
     }
 

@@ -106,7 +106,7 @@ impl Stage {
     /// Every path in the tree with its type, size and modification time.
     pub(crate) fn listing(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        list(&self.folder.path().join("tree"), &mut lines);
+        list(&self.folder.path().join("tree"), &[], &mut lines);
         lines.sort();
         lines
     }
@@ -131,13 +131,17 @@ fn names(folder: &Path, relative: &Path, found: &mut Vec<String>) {
     }
 }
 
-fn list(path: &Path, lines: &mut Vec<String>) {
+/// Every path from `path` on but those in `but`, with its type, size and modification time.
+pub(crate) fn list(path: &Path, but: &[&str], lines: &mut Vec<String>) {
+    if but.iter().any(|but| path == Path::new(but)) {
+        return;
+    }
     let meta = fs::symlink_metadata(path).unwrap();
     let time = meta.modified().unwrap();
     lines.push(format!("{} {:?} {} {time:?}", path.display(), meta.file_type(), meta.len()));
     if meta.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
-            list(&entry.unwrap().path(), lines);
+            list(&entry.unwrap().path(), but, lines);
         }
     }
 }
@@ -170,4 +174,20 @@ pub(crate) fn is_running(marker: &str) -> bool {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(marker)
     })
+}
+
+/// Puts this very test program in the tree, with the libraries that it has loaded.
+pub(crate) fn copy_this_program(stage: &Stage) {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let libraries = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    for library in libraries.filter(|path| path.starts_with('/') && path.contains(".so")) {
+        let to = stage.tree(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(library, to).unwrap();
+    }
+    if let Ok(loader) = fs::canonicalize("/lib64/ld-linux-x86-64.so.2") {
+        fs::create_dir_all(stage.tree("lib64")).unwrap();
+        fs::copy(loader, stage.tree("lib64/ld-linux-x86-64.so.2")).unwrap();
+    }
+    fs::copy("/proc/self/exe", stage.tree("bin/talk")).unwrap();
 }

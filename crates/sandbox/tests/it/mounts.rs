@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use kiln_sandbox::{Cancel, Exit, Mount, MountSource, RunRequest, Rung, SandboxError};
 
-use crate::machine::{Ran, Stage, ran, ran_until};
+use crate::machine::{Ran, Stage, copy_this_program, ran, ran_until};
 
 fn with(stage: &Stage, mounts: Vec<(MountSource, &str)>, script: &str) -> Ran {
     ran(lent(stage, mounts, script)).unwrap()
@@ -211,22 +211,6 @@ fn what_the_agent_says_is_passed_on() {
     BufReader::new(stream.try_clone().unwrap()).read_line(&mut said).unwrap();
     stream.write_all(b"bye\n").unwrap();
     fs::write("/said", said).unwrap();
-}
-
-/// Puts this very test program in the tree, with the libraries that it has loaded.
-fn copy_this_program(stage: &Stage) {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let libraries = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
-    for library in libraries.filter(|path| path.starts_with('/') && path.contains(".so")) {
-        let to = stage.tree(library.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(library, to).unwrap();
-    }
-    if let Ok(loader) = fs::canonicalize("/lib64/ld-linux-x86-64.so.2") {
-        fs::create_dir_all(stage.tree("lib64")).unwrap();
-        fs::copy(loader, stage.tree("lib64/ld-linux-x86-64.so.2")).unwrap();
-    }
-    fs::copy("/proc/self/exe", stage.tree("bin/talk")).unwrap();
 }
 
 /// Greets whoever connects, until one of them says bye.

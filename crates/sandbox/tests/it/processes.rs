@@ -51,6 +51,29 @@ fn a_whole_family_of_daemons_is_ended() {
     }
 }
 
+#[test]
+fn a_step_that_kills_its_supervisor_gains_nothing_by_it() {
+    for stage in Stage::every() {
+        let marker = marker();
+        let script = format!(
+            "busybox setsid busybox sleep {marker} & busybox sleep {marker} & busybox sleep 0.2; kill -9 $PPID; \
+             busybox sleep 1"
+        );
+        let start = Instant::now();
+        match ran(stage.request(&script)) {
+            Err(SandboxError::Supervisor(how)) => assert_eq!(how, "signal 9", "{}", stage.rung()),
+            // As process 1 of its own namespace it can't be killed from inside.
+            Ok(_) => assert!(stage.enclosure.own_pids(), "{}", stage.rung()),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(5));
+        // Where there is no mount namespace, one that left the session is out of reach, and dies with the pod.
+        if stage.rung().mounts() {
+            assert!(!is_running(&marker), "{}", stage.rung());
+        }
+    }
+}
+
 fn cancelled_after(stage: &Stage, script: &str, delay: Duration) -> Duration {
     let cancel = Cancel::new().unwrap();
     let switch = cancel.clone();
