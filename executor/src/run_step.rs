@@ -42,7 +42,8 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
     }
     let lent = crate::mounts::lend(work, run, &who)?;
     // The primary group is among the supplementary ones: else a file that denies it to others would not be denied.
-    let groups = std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect();
+    let groups =
+        std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect();
     request.user = User { uid: who.uid, gid: who.gid, groups };
     request.env.extend(lent.env);
     request.mounts = lent.mounts;

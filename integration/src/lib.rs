@@ -117,8 +117,9 @@ fn base_tar(path: &Path) {
     let busybox = busybox.expect("busybox is installed: integration/scripts/install-test-tools");
     add("bin/busybox", tar::EntryType::Regular, 0o755, "", &busybox);
     for applet in [
-        "sh", "base64", "cat", "chmod", "chown", "cp", "echo", "env", "false", "grep", "id", "kill", "ln", "ls",
-        "mkdir", "mv", "nohup", "printf", "ps", "pwd", "rm", "sleep", "stat", "test", "touch", "true", "wc",
+        "sh", "base64", "cat", "chmod", "chown", "cp", "echo", "env", "false", "grep", "id", "kill", "ln",
+        "ls", "mkdir", "mv", "nohup", "printf", "ps", "pwd", "rm", "sleep", "stat", "test", "touch", "true",
+        "wc",
     ] {
         add(&format!("bin/{applet}"), tar::EntryType::Symlink, 0o777, "busybox", b"");
     }
