@@ -147,7 +147,8 @@ pub(crate) fn name_of(path: &TreePath) -> PathBuf {
 
 /// What `name` in a directory is, not followed; `None` if it isn't there.
 pub(crate) fn stat_at(directory: BorrowedFd<'_>, name: &Path) -> Result<Option<Meta>, Errno> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    // gVisor knows no AT_NO_AUTOMOUNT.
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
     let stat = match rustix::fs::statx(directory, name, flags, Meta::WANTED) {
         Ok(stat) => stat,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
