@@ -45,7 +45,7 @@ pub(crate) fn is_whiteout(meta: &Meta) -> bool {
 
 /// The entry `name` in `dir`, without the target of a symlink; `None` if there is none.
 pub(crate) fn look(dir: impl AsFd, name: &[u8]) -> io::Result<Option<Meta>> {
-    match statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, Meta::WANTED) {
+    match statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, Meta::WANTED) {
         Ok(stat) => Ok(Some(Meta::from_statx(&stat))),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
