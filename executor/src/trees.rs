@@ -143,7 +143,13 @@ fn host_ignored(session: &Session, ignore: &mut IgnorePaths) -> Result<(), Build
         ignore.add(TreePath::new(point));
     }
     let isolation = &session.request.isolation;
-    for path in [isolation.kaniko_dir.as_path(), isolation.scratch.as_path(), session.scratch.path()] {
+    let own = [isolation.kaniko_dir.as_path(), isolation.scratch.as_path(), session.scratch.path()];
+    // The contexts, the volume and what is written in the end must outlive the base image that comes in their place.
+    let contexts =
+        std::iter::once(&session.context).chain(session.named.values()).map(|context| context.root.as_path());
+    let (cache, output) = (&session.request.cache, &session.request.output);
+    let kept = [&cache.volume, &output.layout].into_iter().flatten().map(std::path::PathBuf::as_path);
+    for path in own.into_iter().chain(contexts).chain(kept).filter(|path| *path != Path::new("/")) {
         let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         for path in [path, real.as_path()] {
             ignore.add(TreePath::new(path.as_os_str().as_encoded_bytes()));
