@@ -12,8 +12,20 @@ use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlag
 pub(super) fn write(path: &Path, bytes: &[u8], (mode, uid, gid): (u32, u32, u32)) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+    give(path, uid, gid)?;
     file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Changes the owner, if Kiln is root. If not, everything in the tree is its own, and the step knows no other user.
+pub(super) fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    match lchown(path, Some(uid), Some(gid)) {
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Sets permissions, whatever the umask.
@@ -52,7 +64,7 @@ fn copy_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
 
 /// Owner first, because a change of owner clears set-user-ID bits and file capabilities.
 fn copy_metadata(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
-    lchown(to, Some(meta.uid()), Some(meta.gid()))?;
+    give(to, meta.uid(), meta.gid())?;
     if !meta.is_symlink() {
         set_mode(to, meta.mode() & 0o7777)?;
         copy_xattrs(from, to);

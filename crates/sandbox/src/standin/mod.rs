@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 
 use crate::compile::check_target;
 use crate::error::SandboxError;
-use crate::request::{Mount, MountSource, RunRequest, Tree};
+use crate::request::{Mount, MountSource, RunRequest};
 use crate::rung::Rung;
 use crate::target::Stubs;
+use kiln_rootfs::Tree;
 use place::Place;
 use relay::Relay;
 
