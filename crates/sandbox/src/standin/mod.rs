@@ -170,7 +170,14 @@ impl StandIns {
                 Err(error)
             }
         });
-        let (place, back) = made.map_err(|error| SandboxError::io(doing(&target), error))?;
+        let (place, back) = made.map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => SandboxError::Request(format!(
+                "nothing can be lent at {}: a volume of the pod is mounted there, and rung {} can't mount over it",
+                target.display(),
+                self.rung
+            )),
+            _ => SandboxError::io(doing(&target), error),
+        })?;
         place.set_times(before);
         self.made.push(StandIn { target, place, back });
         Ok(())
