@@ -15,6 +15,9 @@ const OVERLAYFS: i64 = 0x794c_7630;
 pub(crate) fn refuse(plan: &Plan, failure: Failure, scratch: Option<&Path>) -> Refusal {
     let Failure { place, errno } = failure;
     let advice = match place {
+        Place::Fork if plan.namespaces.user && plan.namespaces.net => {
+            format!("--network=none needs a network namespace: {}", for_user_namespace(errno))
+        }
         Place::Fork if plan.namespaces.user => for_user_namespace(errno),
         Place::Fork if plan.namespaces.net => {
             "--network=none needs a network namespace, which this pod may not make".to_owned()

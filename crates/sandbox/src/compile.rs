@@ -10,10 +10,11 @@ use rustix::thread::CapabilitySet;
 
 use crate::error::SandboxError;
 use crate::plan::{Action, Contents, Layers, Plan, Program, RootPlan, What};
-use crate::request::{Mount, MountSource, Network, RunRequest, Tree};
+use crate::request::{Mount, MountSource, Network, RunRequest};
 use crate::rung::{Enclosure, Rung, Users};
 use crate::sys::{Namespaces, Strings};
 use crate::target::Missing;
+use kiln_rootfs::Tree;
 
 /// Where programs are looked for if the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -53,6 +54,9 @@ pub(crate) fn step(request: &mut RunRequest) -> Result<Plan, SandboxError> {
         }
     }
     let (namespaces, users) = namespaces(request);
+    if users == Users::Single {
+        own_everything(&mut actions);
+    }
     let hostname = request.hostname.take().filter(|_| namespaces.uts).map(String::into_bytes);
     Ok(Plan { namespaces, users, hostname, root, actions, program: Some(program(request)?) })
 }
@@ -64,6 +68,15 @@ pub(crate) fn trial(enclosure: Enclosure, tree: &Tree, checks: Vec<Action>) -> R
     let namespaces = rung_namespaces(enclosure);
     let root = root_plan(enclosure, tree)?;
     Ok(Plan { namespaces, users: enclosure.users, hostname: None, root, actions, program: None })
+}
+
+/// Where there is one id only, it owns what the step is lent.
+fn own_everything(actions: &mut [Action]) {
+    for action in actions {
+        if let What::Memory { uid, gid, .. } = &mut action.what {
+            (*uid, *gid) = (0, 0);
+        }
+    }
 }
 
 fn rung_namespaces(enclosure: Enclosure) -> Namespaces {

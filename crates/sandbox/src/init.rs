@@ -151,8 +151,8 @@ impl Child {
         }
         if plan.namespaces.net {
             match sys::raise_loopback() {
-                // In a pod with CAP_SYS_ADMIN and without CAP_NET_ADMIN: then there is no network at all.
-                Ok(()) | Err(Errno::PERM) => {}
+                // In a pod with CAP_SYS_ADMIN and without CAP_NET_ADMIN, and in gVisor: then there is no network at all.
+                Ok(()) | Err(Errno::PERM | Errno::NOTTY) => {}
                 Err(errno) => return Err(Failure { place: Place::Loopback, errno }),
             }
         }

@@ -11,11 +11,12 @@ use crate::advice::refuse;
 use crate::compile;
 use crate::error::{Refusal, SandboxError};
 use crate::plan::{Action, Check, Failure, Place, What};
-use crate::request::{Exit, Tree};
+use crate::request::Exit;
 use crate::rung::{Enclosure, Rung, Users};
 use crate::supervise::{Outcome, carry_out};
 use crate::sys;
 use crate::target::Missing;
+use kiln_rootfs::Tree;
 
 /// For each rung, whether it works here, and why not.
 #[derive(Debug, Clone)]

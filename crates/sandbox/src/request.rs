@@ -4,28 +4,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::PathBuf;
 
-use crate::Enclosure;
+use kiln_rootfs::Tree;
 
-/// The file tree that a step runs in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tree {
-    /// Directories to be stacked by overlayfs inside the step's namespace.
-    Overlay {
-        /// The read-only layers, top first. May be more than fit a page of mount options.
-        lowers: Vec<PathBuf>,
-        /// Takes what the step changes. On the same file system as `work`.
-        upper: PathBuf,
-        /// Overlayfs' own working directory.
-        work: PathBuf,
-    },
-    /// One plain directory.
-    Directory {
-        /// The directory that the step sees as `/`.
-        path: PathBuf,
-    },
-    /// The pod's own `/`.
-    Host,
-}
+use crate::Enclosure;
 
 /// One RUN step.
 #[derive(Debug)]

@@ -1,10 +1,11 @@
 //! Copying, comparing and removing file trees by path, never following a symlink.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 
@@ -12,8 +13,20 @@ use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_OMIT, XattrFlag
 pub(super) fn write(path: &Path, bytes: &[u8], (mode, uid, gid): (u32, u32, u32)) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+    give(path, uid, gid)?;
     file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Changes the owner, if Kiln is root. If not, everything in the tree is its own, and the step knows no other user.
+pub(super) fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    match lchown(path, Some(uid), Some(gid)) {
+        Err(error)
+            if error.kind() == io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root() =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// Sets permissions, whatever the umask.
@@ -24,17 +37,41 @@ pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 /// Copies a file or a directory with all in it to a name that is free: contents, owners, permissions, times, extended
 /// attributes. A symlink at `from` itself is followed, none below it.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    copy_entry(from, to, &fs::metadata(from)?)
+    copy_entry(from, to, &fs::metadata(from)?, &mut Links::new())
 }
 
-fn copy_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
+/// Moves whatever has this name to a free one in the same directory. The container's own overlayfs refuses to rename a
+/// directory of a lower layer (EXDEV); then it is copied, and looks the same to every reader.
+pub(super) fn shift(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        result => return result,
+    }
+    let copied = copy_entry(from, to, &fs::symlink_metadata(from)?, &mut Links::new());
+    if let Err(error) = copied {
+        remove(to)?;
+        return Err(error);
+    }
+    remove(from)
+}
+
+/// Where files with several names have been copied to, by device and inode.
+type Links = HashMap<(u64, u64), PathBuf>;
+
+fn copy_entry(from: &Path, to: &Path, meta: &Metadata, links: &mut Links) -> io::Result<()> {
     let kind = meta.file_type();
+    if !kind.is_dir() && meta.nlink() > 1 {
+        if let Some(first) = links.get(&(meta.dev(), meta.ino())) {
+            return fs::hard_link(first, to);
+        }
+        links.insert((meta.dev(), meta.ino()), to.to_owned());
+    }
     if kind.is_dir() {
         fs::create_dir(to)?;
         for entry in fs::read_dir(from)? {
             let entry = entry?;
             let path = entry.path();
-            copy_entry(&path, &to.join(entry.file_name()), &fs::symlink_metadata(&path)?)?;
+            copy_entry(&path, &to.join(entry.file_name()), &fs::symlink_metadata(&path)?, links)?;
         }
     } else if kind.is_file() {
         fs::copy(from, to)?;
@@ -42,6 +79,7 @@ fn copy_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
         std::os::unix::fs::symlink(fs::read_link(from)?, to)?;
     } else if kind.is_socket() {
         // A socket is an address, not data: a copy would lead nowhere.
+        links.remove(&(meta.dev(), meta.ino()));
         return Ok(());
     } else {
         let node = rustix::fs::FileType::from_raw_mode(meta.mode());
@@ -52,7 +90,7 @@ fn copy_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
 
 /// Owner first, because a change of owner clears set-user-ID bits and file capabilities.
 fn copy_metadata(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
-    lchown(to, Some(meta.uid()), Some(meta.gid()))?;
+    give(to, meta.uid(), meta.gid())?;
     if !meta.is_symlink() {
         set_mode(to, meta.mode() & 0o7777)?;
         copy_xattrs(from, to);
@@ -129,7 +167,7 @@ fn mirror_entry(from: &Path, to: &Path, meta: &Metadata) -> io::Result<()> {
             Ok(old) if meta.is_file() && same(&meta, &old) => {}
             _ => {
                 remove(&there)?;
-                copy_entry(&path, &there, &meta)?;
+                copy_entry(&path, &there, &meta, &mut Links::new())?;
             }
         }
     }

@@ -47,5 +47,5 @@ pub(super) fn copy_node(from: &Path, to: &Path) -> io::Result<()> {
     let mode = Mode::from_raw_mode(meta.mode() & 0o7777);
     mknodat(CWD, to, FileType::from_raw_mode(meta.mode()), mode, meta.rdev())?;
     set_mode(to, meta.mode() & 0o7777)?;
-    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()))
+    copy::give(to, meta.uid(), meta.gid())
 }

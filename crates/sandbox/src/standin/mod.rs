@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 
 use crate::compile::check_target;
 use crate::error::SandboxError;
-use crate::request::{Mount, MountSource, RunRequest, Tree};
+use crate::request::{Mount, MountSource, RunRequest};
 use crate::rung::Rung;
 use crate::target::Stubs;
+use kiln_rootfs::Tree;
 use place::Place;
 use relay::Relay;
 
@@ -169,7 +170,14 @@ impl StandIns {
                 Err(error)
             }
         });
-        let (place, back) = made.map_err(|error| SandboxError::io(doing(&target), error))?;
+        let (place, back) = made.map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => SandboxError::Request(format!(
+                "nothing can be lent at {}: a volume of the pod is mounted there, and rung {} can't mount over it",
+                target.display(),
+                self.rung
+            )),
+            _ => SandboxError::io(doing(&target), error),
+        })?;
         place.set_times(before);
         self.made.push(StandIn { target, place, back });
         Ok(())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Timespec};
 use rustix::io::Errno;
 
+use super::copy;
 use crate::target::{self, Missing, Stubs};
 
 /// Where a stand-in is, or will be.
@@ -57,7 +58,7 @@ impl Place {
             return Ok(self);
         }
         let aside = PathBuf::from(format!(".kiln-aside-{number}"));
-        rustix::fs::renameat(&self.above, &self.name, &self.above, &aside)?;
+        copy::shift(&self.path(), &self.sibling(&aside))?;
         self.aside = Some(aside);
         Ok(self)
     }
@@ -65,9 +66,9 @@ impl Place {
     /// Renames it back. If the step deleted it, with the directory that it is in, it stays deleted.
     pub(super) fn put_back(&self) -> io::Result<()> {
         let Some(aside) = &self.aside else { return Ok(()) };
-        match rustix::fs::renameat(&self.above, aside, &self.above, &self.name) {
-            Err(Errno::NOENT) => Ok(()),
-            result => Ok(result?),
+        match copy::shift(&self.sibling(aside), &self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
         }
     }
 }

@@ -27,7 +27,7 @@ impl Relay {
         let listener = UnixListener::bind(at)?;
         listener.set_nonblocking(true)?;
         super::copy::set_mode(at, meta.mode() & 0o7777)?;
-        std::os::unix::fs::chown(at, Some(meta.uid()), Some(meta.gid()))?;
+        super::copy::give(at, meta.uid(), meta.gid())?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let (told, source) = (stop.try_clone()?, source.to_owned());
         let thread = thread::Builder::new().name("socket relay".into());
