@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use kiln_plan::{RunStep, Step};
 use kiln_rootfs::{TreePath, View, resolve};
-use kiln_sandbox::{Exit, Mount, MountSource, Network, RunRequest, Rung, SandboxError, Stream, Tree, User};
+use kiln_sandbox::{Exit, Mount, MountSource, Network, RunRequest, Rung, SandboxError, Stream, User};
 
 use crate::copy::make_directory;
 use crate::error::BuildError;
@@ -28,8 +28,7 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
     let view = trees.lock().view(work.place).map_err(BuildError::other)?;
     let who = who(view.as_ref(), &run.user)?;
     let (tree, rung) = (trees.lock().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
-    let mut request =
-        RunRequest::new(trees.enclosure, for_sandbox(tree), run.argv.iter().map(OsString::from));
+    let mut request = RunRequest::new(trees.enclosure, tree, run.argv.iter().map(OsString::from));
     request.env = environment(run, who.home.as_deref());
     request.cwd = PathBuf::from(&run.workdir);
     request.network = match run.network {
@@ -119,14 +118,6 @@ fn environment(run: &RunStep, home: Option<&str>) -> Vec<(OsString, OsString)> {
         env.push(("HOME".into(), home.unwrap_or("/").into()));
     }
     env
-}
-
-fn for_sandbox(tree: kiln_rootfs::Tree) -> Tree {
-    match tree {
-        kiln_rootfs::Tree::Overlay { lowers, upper, work } => Tree::Overlay { lowers, upper, work },
-        kiln_rootfs::Tree::Directory { path } => Tree::Directory { path },
-        kiln_rootfs::Tree::Host => Tree::Host,
-    }
 }
 
 /// A file of its own for a step, that never touches the disk where mounts work.
