@@ -35,7 +35,7 @@ pub use diagnostic::{Diagnostic, Rule, Severity};
 pub use go_match::{BadPattern, go_match};
 pub use heredoc::expand_heredoc;
 pub use ignore::{Ignore, Pattern, Verdict};
-pub use lint::{LintFacts, lint, lint_with};
+pub use lint::{LintFacts, lint, lint_before_error, lint_with};
 pub use parse::{parse, parse_trigger};
 pub use print::to_text;
 pub use source::{Source, Span};

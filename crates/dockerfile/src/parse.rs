@@ -48,6 +48,13 @@ struct Entry {
     read: Result<Instruction, Vec<Diagnostic>>,
 }
 
+/// What stands before the first wrong instruction.
+pub(crate) fn right_part(text: &str) -> Dockerfile {
+    let Reading { escape, directives, entries, warnings, .. } = read(text);
+    let instructions = entries.into_iter().map_while(|entry| entry.read.ok()).collect();
+    Dockerfile { escape, directives, instructions, warnings }
+}
+
 /// Where each instruction is, wrong ones included: its place, and its first and last line.
 pub(crate) fn extents(text: &str) -> Vec<(Span, (u32, u32))> {
     read(text).entries.into_iter().map(|entry| (entry.span, entry.lines)).collect()
@@ -61,6 +68,7 @@ fn read(text: &str) -> Reading {
         escape: '\\',
         directives: Vec::new(),
         in_directives: true,
+        has_shebang: false,
         comments: Vec::new(),
         entries: Vec::new(),
         errors: Vec::new(),
@@ -113,6 +121,7 @@ struct Reader<'a> {
     escape: char,
     directives: Vec<Directive>,
     in_directives: bool,
+    has_shebang: bool,
     /// The comments since the last instruction or empty comment.
     comments: Vec<String>,
     entries: Vec<Entry>,
@@ -170,12 +179,17 @@ impl<'a> Reader<'a> {
 
     /// Takes the line if it is a directive.
     fn directive(&mut self, line: RawLine<'a>) -> bool {
-        let Some((name, value, at)) = line.body().trim_start().strip_prefix('#').and_then(split_directive)
-        else {
+        let body = line.body().trim_start();
+        if line.number == 1 && body.starts_with("#!") {
+            self.has_shebang = true;
+            return false;
+        }
+        let Some((name, value, at)) = body.strip_prefix('#').and_then(split_directive) else {
             self.in_directives = false;
             return false;
         };
-        if !self.in_directives {
+        // Behind a shebang line BuildKit still finds the other directives, and takes this one for a comment.
+        if !self.in_directives || (self.has_shebang && name == "escape") {
             return false;
         }
         let value_start = line.start + line.body().len() - at;

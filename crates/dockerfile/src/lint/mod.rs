@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::ast::Instruction;
 use crate::check::CheckOptions;
-use crate::parse::split_directive;
+use crate::parse::{right_part, split_directive};
 use crate::{Diagnostic, Dockerfile, Ignore, Rule, Severity, Source, Span};
 
 /// What a file alone does not tell.
@@ -53,8 +53,19 @@ pub fn lint_with(file: &Dockerfile, facts: &LintFacts<'_>) -> Vec<Diagnostic> {
     }
     stages::check(file, &mut report);
     walk::check(file, facts, &mut report);
-    report.findings.sort_by_key(|finding| (finding.span.start, finding.rule));
-    report.findings
+    report.finish()
+}
+
+/// What can be said about a file that [`crate::parse`] refuses: the findings about single instructions before the first
+/// wrong one, and about empty lines.
+pub fn lint_before_error(source: &Source) -> Vec<Diagnostic> {
+    let file = right_part(&source.text);
+    let mut report = Report::new(file.check_options());
+    for warning in &file.warnings {
+        report.add_to_file(warning.clone());
+    }
+    stages::check_each(&file, &mut report);
+    report.finish()
 }
 
 /// Gathers what is found, and leaves out what is not asked for.
@@ -66,6 +77,11 @@ struct Report {
 impl Report {
     fn new(options: CheckOptions) -> Self {
         Self { options, findings: Vec::new() }
+    }
+
+    fn finish(mut self) -> Vec<Diagnostic> {
+        self.findings.sort_by_key(|finding| (finding.span.start, finding.rule));
+        self.findings
     }
 
     /// A finding that only the file's own directive can silence.

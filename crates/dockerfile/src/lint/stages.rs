@@ -7,6 +7,13 @@ use crate::ast::{From, Instruction, Kind};
 use crate::{Dockerfile, Rule};
 
 pub(super) fn check(file: &Dockerfile, report: &mut Report) {
+    check_each(file, report);
+    check_names(file, report);
+    check_casing(file, report);
+}
+
+/// What one instruction alone tells.
+pub(super) fn check_each(file: &Dockerfile, report: &mut Report) {
     for instruction in &file.instructions {
         match &instruction.kind {
             Kind::Maintainer(_) => report.add(
@@ -23,8 +30,6 @@ pub(super) fn check(file: &Dockerfile, report: &mut Report) {
             _ => {}
         }
     }
-    check_names(file, report);
-    check_casing(file, report);
 }
 
 fn check_from(instruction: &Instruction, from: &From, report: &mut Report) {

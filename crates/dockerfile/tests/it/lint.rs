@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use kiln_dockerfile::{Ignore, LintFacts, Rule, Severity, Source, describe, lint, lint_with, parse};
+use kiln_dockerfile::{
+    Ignore, LintFacts, Rule, Severity, Source, describe, lint, lint_before_error, lint_with, parse,
+};
 
 use crate::files::{cases, written};
 use crate::{assert_unchanged, case_files};
@@ -91,4 +93,11 @@ fn warnings_point_at_whole_instructions_in_json() {
     let lines = |at: usize| (warnings[at]["check"].as_str().unwrap(), warnings[at]["lines"].to_string());
     assert_eq!(lines(0), ("UndefinedVar", "[2,3]".to_owned()));
     assert_eq!(lines(1), ("NoEmptyContinuation", "[6,6]".to_owned()));
+}
+
+#[test]
+fn a_file_with_an_error_is_checked_up_to_it() {
+    let source = Source::new("f", "FROM a AS B\nMAINTAINER c\nCOPPY d\nMAINTAINER e\n");
+    let found: Vec<Rule> = lint_before_error(&source).iter().map(|finding| finding.rule).collect();
+    assert_eq!(found, [Rule::StageNameCasing, Rule::MaintainerDeprecated]);
 }
