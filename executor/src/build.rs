@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kiln_cache::{ImageEvent, ImageOptions, Images, StepCache, StepPlace};
-use kiln_dockerfile::{Dockerfile, Ignore, Source};
+use kiln_dockerfile::{Dockerfile, Ignore, LintFacts, Severity, Source, lint_with};
 use kiln_plan::{Base, BuildPlan, Facts, Hits, Verdict};
 use kiln_registry::Registry;
 use kiln_sandbox::Cancel;
@@ -77,15 +77,7 @@ async fn open(
         let (source, ignore) = dockerfile(&request.dockerfile, &context.root)?;
         let file = kiln_dockerfile::parse(&source)
             .map_err(|errors| BuildError::Dockerfile { source_text: Box::new(source.clone()), errors })?;
-        for warning in &file.warnings {
-            let line = source.line_col(warning.span.start).0;
-            on(Event::Warning(format!(
-                "{}: {} line {line}: {}",
-                warning.rule.name(),
-                source.name,
-                warning.message
-            )));
-        }
+        check(&source, &file, &ignore, &request, &on)?;
         let blobs = scratch.directory("blobs").map_err(BuildError::other)?;
         let blobs = Store::create(&blobs, Durability::Scratch).map_err(BuildError::other)?;
         let volume = volume(&request, &on);
@@ -111,6 +103,37 @@ async fn open(
         Ok((Arc::new(session), file))
     })
     .await
+}
+
+/// BuildKit's build checks: warnings, or errors where the file asks for that (`# check=error=true`).
+fn check(
+    source: &Source,
+    file: &Dockerfile,
+    ignore: &Ignore,
+    request: &BuildRequest,
+    on: &Observer,
+) -> Result<(), BuildError> {
+    let facts = LintFacts {
+        ignore: Some(ignore),
+        platform: request.plan.platform.to_string(),
+        build_args: request.plan.build_args.clone(),
+        ..LintFacts::default()
+    };
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        lint_with(file, &facts).into_iter().partition(|finding| finding.severity == Severity::Error);
+    for warning in warnings {
+        let line = source.line_col(warning.span.start).0;
+        on(Event::Warning(format!(
+            "{}: {} line {line}: {}",
+            warning.rule.name(),
+            source.name,
+            warning.message
+        )));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(BuildError::Dockerfile { source_text: Box::new(source.clone()), errors })
 }
 
 fn volume(request: &BuildRequest, on: &Observer) -> Option<Store<ReadOnly>> {

@@ -244,3 +244,26 @@ fn a_build_without_run_unpacks_nothing_and_minds_the_base() {
     assert!(files.contains(&"/real 0750 0:0 dir".to_owned()), "{files:?}");
     assert!(files.contains(&"/real/f 0644 0:0 \"x\"".to_owned()), "{files:?}");
 }
+
+#[test]
+fn build_checks_warn_and_fail_where_the_file_asks_for_it() {
+    let bench = Bench::new();
+    let built = bench.build("FROM base\nENV KEY value\n", &[]);
+    assert!(built.succeeded().log().contains("LegacyKeyValueFormat"), "{}", built.log());
+    let file = bench.directory.path().join("Strict");
+    std::fs::write(&file, "# check=error=true\nFROM scratch\nCOPY base.tar /\nENV KEY value\n").unwrap();
+    let output = std::process::Command::new(kiln_integration::kiln())
+        .args(["executor", "--no-push", "-c"])
+        .arg(bench.context())
+        .arg("-f")
+        .arg(&file)
+        .arg("--scratch-dir")
+        .arg(bench.directory.path().join("scratch"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("LegacyKeyValueFormat")
+            || String::from_utf8_lossy(&output.stderr).contains("Legacy key/value")
+    );
+}
