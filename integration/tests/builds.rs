@@ -262,8 +262,6 @@ fn build_checks_warn_and_fail_where_the_file_asks_for_it() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("LegacyKeyValueFormat")
-            || String::from_utf8_lossy(&output.stderr).contains("Legacy key/value")
-    );
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("Strict:4"), "{log}");
 }
