@@ -160,16 +160,20 @@ pub(crate) fn digest_files(
         written(write_text(Path::new(path), &digest.to_string()))?;
     }
     if let Some(path) = &files.image_name_with_digest_file {
-        let lines: String = destinations.iter().map(|d| format!("{}@{digest}\n", name(d))).collect();
+        let lines = lines(destinations.iter().map(|d| format!("{}@{digest}", name(d))));
         written(write_text(Path::new(path), &lines))?;
     }
     if let Some(path) = &files.image_name_tag_with_digest_file {
         let tag = |d: &Reference| d.tag_or_latest().map_or_else(String::new, |tag| format!(":{tag}"));
-        let lines: String =
-            destinations.iter().map(|d| format!("{}{}@{digest}\n", name(d), tag(d))).collect();
+        let lines = lines(destinations.iter().map(|d| format!("{}{}@{digest}", name(d), tag(d))));
         written(write_text(Path::new(path), &lines))?;
     }
     Ok(())
+}
+
+/// Each with a newline behind it.
+fn lines(items: impl Iterator<Item = String>) -> String {
+    items.fold(String::new(), |text, line| text + &line + "\n")
 }
 
 /// Cloud Build reads what was pushed from a file.
@@ -179,9 +183,8 @@ fn builder_output(
     destinations: &[Reference],
 ) -> Result<(), String> {
     let Some(folder) = environment.get("BUILDER_OUTPUT") else { return Ok(()) };
-    let lines: String = destinations
-        .iter()
-        .map(|d| format!("{}\n", serde_json::json!({"name": d.to_string(), "digest": digest.to_string()})))
-        .collect();
+    let pushed =
+        |d: &Reference| serde_json::json!({"name": d.to_string(), "digest": digest.to_string()}).to_string();
+    let lines = lines(destinations.iter().map(pushed));
     write_text(&Path::new(folder).join("images"), &lines).map_err(|error| error.to_string())
 }

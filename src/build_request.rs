@@ -1,6 +1,7 @@
 //! What the flags of a build mean: words, environment and clock become a `BuildRequest`.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_context::ContextRequest;
@@ -362,16 +363,14 @@ fn secret_value(
 fn ssh(environment: &Environment, flags: &ExecutorFlags) -> Result<BTreeMap<String, PathBuf>, String> {
     let mut agents = BTreeMap::new();
     for text in &flags.ssh {
-        let (id, path) = match text.split_once('=') {
-            Some((id, path)) => (id, PathBuf::from(path)),
-            None => {
-                let socket = environment.get("SSH_AUTH_SOCK");
-                let socket = socket
-                    .ok_or_else(|| format!("--ssh {text}: SSH_AUTH_SOCK is not set; write {text}=SOCKET"))?;
-                (text.as_str(), PathBuf::from(socket))
-            }
+        let (id, path) = if let Some((id, path)) = text.split_once('=') {
+            (id, PathBuf::from(path))
+        } else {
+            let socket = environment.get("SSH_AUTH_SOCK");
+            let socket = socket
+                .ok_or_else(|| format!("--ssh {text}: SSH_AUTH_SOCK is not set; write {text}=SOCKET"))?;
+            (text.as_str(), PathBuf::from(socket))
         };
-        use std::os::unix::fs::FileTypeExt as _;
         if !std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_socket()) {
             return Err(format!(
                 "--ssh {id}: {} is not the socket of an agent; keys are not supported",

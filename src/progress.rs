@@ -52,7 +52,7 @@ impl Progress {
             Some(bar) => bar.set_position(done),
             None if transfer.said.elapsed() >= QUIET => {
                 transfer.said = Instant::now();
-                let percent = if of == 0 { 0 } else { done.saturating_mul(100) / of };
+                let percent = done.saturating_mul(100).checked_div(of).unwrap_or(0);
                 tracing::info!("{word} {}: {percent}% of {}", digest.short(), size(of));
             }
             None => {}

@@ -165,13 +165,12 @@ fn credentials(environment: &Environment, flags: &RegistryFlags) -> Result<Crede
 /// Where docker's and podman's config files may be.
 fn config_files(environment: &Environment) -> Vec<PathBuf> {
     let mut paths = Vec::new();
-    match environment.get("DOCKER_CONFIG") {
-        Some(directory) => paths.push(PathBuf::from(directory).join("config.json")),
-        None => {
-            paths.push("/kaniko/.docker/config.json".into());
-            let home = environment.get("HOME").unwrap_or("/root");
-            paths.push(PathBuf::from(home).join(".docker/config.json"));
-        }
+    if let Some(directory) = environment.get("DOCKER_CONFIG") {
+        paths.push(PathBuf::from(directory).join("config.json"));
+    } else {
+        paths.push("/kaniko/.docker/config.json".into());
+        let home = environment.get("HOME").unwrap_or("/root");
+        paths.push(PathBuf::from(home).join(".docker/config.json"));
     }
     paths.extend(environment.get("REGISTRY_AUTH_FILE").map(PathBuf::from));
     for variable in ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"] {

@@ -1,5 +1,6 @@
 //! What people see: standard output, errors with the source line and a caret.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -46,7 +47,7 @@ pub(crate) fn diagnostic(source: &Source, finding: &Diagnostic) -> String {
     let mut text = Renderer::plain().render(&[group]);
     text.push('\n');
     if let Some(hint) = &finding.hint {
-        text.push_str(&format!("  = hint: {hint}\n"));
+        _ = writeln!(text, "  = hint: {hint}");
     }
     text
 }

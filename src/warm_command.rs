@@ -171,7 +171,7 @@ fn tell(progress: &Progress, event: WarmEvent) {
         WarmEvent::Unpacked { diff_id } => tracing::info!("unpacked {diff_id}"),
         WarmEvent::NotUnpacked { diff_id, why } => tracing::warn!("{diff_id} is not kept unpacked: {why}"),
         WarmEvent::Unreachable { image, why } => {
-            tracing::warn!("{image}: {why}; what the volume has is taken")
+            tracing::warn!("{image}: {why}; what the volume has is taken");
         }
         WarmEvent::Fresh { image, platform, digest } => {
             tracing::info!("Image already in cache: {image} for {platform}, {digest}");

@@ -97,7 +97,7 @@ impl Image {
 
 /// What an image is made of besides its layers.
 #[derive(Clone, Debug)]
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     /// The plan's config.
     pub config: &'a ImageConfig,
     /// Where the entries of this build begin in the config's history.
@@ -115,10 +115,10 @@ pub struct Parts<'a> {
 }
 
 /// Makes the config and the manifest.
-pub fn assemble(parts: &Parts<'_>) -> Image {
+pub(crate) fn assemble(parts: &Parts<'_>) -> Image {
     let mut config = parts.config.clone();
     config.created = Some(parts.created.to_owned());
-    config.rootfs.kind = "layers".to_owned();
+    "layers".clone_into(&mut config.rootfs.kind);
     config.rootfs.diff_ids = parts.layers.iter().map(|layer| layer.diff_id).collect();
     for entry in config.history.iter_mut().skip(parts.own_history) {
         entry.created = Some(parts.created.to_owned());

@@ -160,16 +160,14 @@ fn begin_cache(work: &StageWork, mount: &RunMount, directory: &Path) -> Result<(
             resolve(tree.view.as_ref(), &TreePath::new(&mount.mount.source)).map_err(BuildError::other)?;
         if tree.view.stat(&path).map_err(BuildError::other)?.is_some_and(|meta| meta.is_dir()) {
             let made = copied(work, &tree.view, &path)?;
-            return match fs::rename(&made, directory) {
-                Ok(()) => Ok(()),
-                // Another file system: copied again.
-                Err(_) => {
-                    let view = kiln_rootfs::DirectoryView::open(&made).map_err(BuildError::other)?;
-                    let mut builder = DeltaBuilder::new(directory, &EmptyView).map_err(BuildError::other)?;
-                    copy_into(&mut builder, &view, &TreePath::root(), &TreePath::root())?;
-                    builder.finish().map(|_| ()).map_err(BuildError::other)
-                }
-            };
+            if fs::rename(&made, directory).is_ok() {
+                return Ok(());
+            }
+            // Another file system: copied again.
+            let view = kiln_rootfs::DirectoryView::open(&made).map_err(BuildError::other)?;
+            let mut builder = DeltaBuilder::new(directory, &EmptyView).map_err(BuildError::other)?;
+            copy_into(&mut builder, &view, &TreePath::root(), &TreePath::root())?;
+            return builder.finish().map(|_| ()).map_err(BuildError::other);
         }
     }
     fs::create_dir_all(directory).map_err(doing)?;

@@ -116,17 +116,16 @@ impl Session {
 
     /// The context or a named context, as COPY sees it.
     pub(crate) fn context_tree(&self, of: &ContentOf) -> Result<ContextTree, BuildError> {
-        match of {
-            ContentOf::Named(name) => self.named_tree(name),
-            _ => {
-                if let Some(view) = self.view.get() {
-                    return Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() });
-                }
-                let plain = DirectoryView::open(&self.context.root).map_err(BuildError::other)?;
-                let view: Arc<dyn View> = Arc::new(ContextView::new(Arc::new(plain), self.ignore.clone()));
-                let view = self.view.get_or_init(|| view);
-                Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() })
+        if let ContentOf::Named(name) = of {
+            self.named_tree(name)
+        } else {
+            if let Some(view) = self.view.get() {
+                return Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() });
             }
+            let plain = DirectoryView::open(&self.context.root).map_err(BuildError::other)?;
+            let view: Arc<dyn View> = Arc::new(ContextView::new(Arc::new(plain), self.ignore.clone()));
+            let view = self.view.get_or_init(|| view);
+            Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() })
         }
     }
 

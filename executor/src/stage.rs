@@ -380,7 +380,8 @@ impl Bare {
             }
             _ => Vec::new(),
         };
-        let below = layers[..layers.len() - self.deltas.len()].iter().map(|layer| self.layer(session, layer));
+        let below =
+            layers[..layers.len() - self.deltas.len()].iter().map(|layer| base_layer_of(session, layer));
         let below = below.collect::<Result<Vec<_>, _>>()?;
         let into = tempfile::tempdir_in(session.directory("skeletons")?).map_err(BuildError::other)?.keep();
         let base: Arc<dyn View> = Arc::new(skeleton(&below, &interest, &into).map_err(BuildError::other)?);
@@ -389,21 +390,21 @@ impl Bare {
         }
         Ok(Arc::new(OverlayView::on(&self.deltas, Some(base)).map_err(BuildError::other)?))
     }
+}
 
-    fn layer(&self, session: &Session, layer: &Layer) -> Result<BaseLayer, BuildError> {
-        match session.origin(&layer.descriptor.digest) {
-            LayerOrigin::Image(source) => Ok(base_layer(&source)),
-            LayerOrigin::Cached(hit) => cached_layer(session, &hit),
-            LayerOrigin::Made => {
-                let blob = session.blobs.blob_of(&layer.descriptor).map_err(BuildError::other)?;
-                let blob = blob.ok_or_else(|| BuildError::other("a layer that was just made is gone"))?;
-                Ok(BaseLayer::Blob {
-                    diff_id: layer.diff_id,
-                    open: Arc::new(move || Ok(Box::new(blob.reader()))),
-                    compression: Compression::of_layer(&layer.descriptor.media_type)
-                        .unwrap_or(Compression::Gzip),
-                })
-            }
+/// A layer of the stage as a snapshotter takes it, from wherever its bytes are.
+fn base_layer_of(session: &Session, layer: &Layer) -> Result<BaseLayer, BuildError> {
+    match session.origin(&layer.descriptor.digest) {
+        LayerOrigin::Image(source) => Ok(base_layer(&source)),
+        LayerOrigin::Cached(hit) => cached_layer(session, &hit),
+        LayerOrigin::Made => {
+            let blob = session.blobs.blob_of(&layer.descriptor).map_err(BuildError::other)?;
+            let blob = blob.ok_or_else(|| BuildError::other("a layer that was just made is gone"))?;
+            Ok(BaseLayer::Blob {
+                diff_id: layer.diff_id,
+                open: Arc::new(move || Ok(Box::new(blob.reader()))),
+                compression: Compression::of_layer(&layer.descriptor.media_type).unwrap_or(Compression::Gzip),
+            })
         }
     }
 }

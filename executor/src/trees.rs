@@ -81,21 +81,18 @@ impl Trees {
         let known = images.get(name).copied();
         let place = known.unwrap_or(next);
         let layers: Vec<BaseLayer> = layers.iter().map(base_layer).collect();
-        let view = match &self.aside {
-            Some(aside) => {
-                let mut aside = aside.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if known.is_none() {
-                    aside.base(place, &layers).map_err(BuildError::other)?;
-                }
-                aside.view(place)
+        let view = if let Some(aside) = &self.aside {
+            let mut aside = aside.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if known.is_none() {
+                aside.base(place, &layers).map_err(BuildError::other)?;
             }
-            None => {
-                let mut snapshotter = self.lock();
-                if known.is_none() {
-                    snapshotter.base(place, &layers).map_err(BuildError::other)?;
-                }
-                snapshotter.view(place)
+            aside.view(place)
+        } else {
+            let mut snapshotter = self.lock();
+            if known.is_none() {
+                snapshotter.base(place, &layers).map_err(BuildError::other)?;
             }
+            snapshotter.view(place)
         };
         images.insert(name.to_owned(), place);
         view.map_err(BuildError::other)
@@ -104,15 +101,14 @@ impl Trees {
 
 /// A layer of an image, for a snapshotter.
 pub(crate) fn base_layer(layer: &LayerSource) -> BaseLayer {
-    match layer.unpacked() {
-        Some(path) => BaseLayer::Unpacked { diff_id: *layer.diff_id(), path },
-        None => {
-            let source = layer.clone();
-            BaseLayer::Blob {
-                diff_id: *layer.diff_id(),
-                open: Arc::new(move || source.open_layer().map_err(std::io::Error::other)),
-                compression: layer.compression(),
-            }
+    if let Some(path) = layer.unpacked() {
+        BaseLayer::Unpacked { diff_id: *layer.diff_id(), path }
+    } else {
+        let source = layer.clone();
+        BaseLayer::Blob {
+            diff_id: *layer.diff_id(),
+            open: Arc::new(move || source.open_layer().map_err(std::io::Error::other)),
+            compression: layer.compression(),
         }
     }
 }

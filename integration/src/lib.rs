@@ -1,5 +1,7 @@
 //! What the integration tests share: the binary, a base image made of busybox, and an image's files as lines of text.
 
+#![expect(clippy::disallowed_methods, reason = "a test program reads its own environment")]
+
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

@@ -54,7 +54,7 @@ fn what_is_deleted_is_gone() {
 fn owners_and_modes_are_as_the_flags_say() {
     let files = files(
         "FROM base\nCOPY --chown=ana f /new/dir/f\nCOPY --chown=5:6 --chmod=600 f /g\nCOPY --chmod=u=rwX,go=rX d /d/\nCOPY f /home/ana/\n",
-        |bench| drop(bench.file("f", "x").file("d/sub/h", "y")),
+        |bench| _ = bench.file("f", "x").file("d/sub/h", "y"),
     );
     assert_eq!(
         files,
@@ -77,7 +77,7 @@ fn owners_and_modes_are_as_the_flags_say() {
 fn ignored_files_are_not_copied_from_the_context_but_from_stages() {
     let files = files(
         "FROM base AS a\nRUN echo s > /x.log\nFROM base\nCOPY . /c/\nCOPY --from=a /x.log /\n",
-        |bench| drop(bench.file(".dockerignore", "*\n!keep\n!base.tar").file("keep", "k").file("y.log", "l")),
+        |bench| _ = bench.file(".dockerignore", "*\n!keep\n!base.tar").file("keep", "k").file("y.log", "l"),
     );
     // The base itself can't be ignored here: it is what the first stage adds.
     assert!(files.iter().any(|line| line.starts_with("/c/keep ")), "{files:?}");

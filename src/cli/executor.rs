@@ -9,6 +9,7 @@ use super::registry::{PushOnlyFlags, RegistryFlags};
 use super::values::{LogFlags, boolean, duration, pair};
 
 /// Where digests are written.
+#[expect(clippy::struct_field_names, reason = "fields are named as the flags")]
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct DigestFiles {

@@ -71,9 +71,9 @@ fn xz(file: impl Read) -> io::Result<File> {
 }
 
 /// Unpacks the archive in `file` into the directory `into`.
-pub fn unpack(file: File, name: &str, into: &Path) -> Result<(), ContextError> {
+pub fn unpack(file: &File, name: &str, into: &Path) -> Result<(), ContextError> {
     let fail = |why: String| ContextError::Archive { name: name.to_owned(), why };
-    let reader = open_archive(&file).map_err(|error| fail(error.to_string()))?;
+    let reader = open_archive(file).map_err(|error| fail(error.to_string()))?;
     let root = Root::open(into)?;
     let privileged = rustix::process::geteuid().is_root();
     let mut options = ExtractOptions {
@@ -104,12 +104,10 @@ mod tests {
             if !flag.is_empty() {
                 tar.arg(flag);
             }
-            if !tar.status().unwrap().success() {
-                panic!("tar {flag} failed: is its compressor installed?");
-            }
+            assert!(tar.status().unwrap().success(), "tar {flag} failed: is its compressor installed?");
             assert!(is_archive(&File::open(&archive).unwrap()), "{flag}");
             let into = tempfile::tempdir().unwrap();
-            unpack(File::open(&archive).unwrap(), "a", into.path()).unwrap();
+            unpack(&File::open(&archive).unwrap(), "a", into.path()).unwrap();
             assert_eq!(std::fs::read_to_string(into.path().join("f")).unwrap(), "content", "{flag}");
         }
     }

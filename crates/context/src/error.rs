@@ -16,7 +16,7 @@ pub enum ContextError {
         why: String,
     },
     /// A source word means no file.
-    #[error("{word}: there is no such file in {place}{}", suggestion(.near))]
+    #[error("{word}: there is no such file in {place}{}", suggestion(.near.as_ref()))]
     Missing {
         /// The word.
         word: String,
@@ -57,6 +57,6 @@ pub enum ContextError {
     },
 }
 
-fn suggestion(name: &Option<String>) -> String {
-    name.as_ref().map(|name| format!("; did you mean {name}?")).unwrap_or_default()
+fn suggestion(name: Option<&String>) -> String {
+    name.map(|name| format!("; did you mean {name}?")).unwrap_or_default()
 }

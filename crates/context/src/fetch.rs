@@ -56,7 +56,7 @@ pub fn fetch(request: &ContextRequest, scratch: &Path) -> Result<Fetched, Contex
             if !archive::is_archive(&file) {
                 return Err(fail("it is no tar archive, compressed or not".to_owned()));
             }
-            archive::unpack(file, &request.name(), scratch)?;
+            archive::unpack(&file, &request.name(), scratch)?;
             (scratch.to_owned(), sub_path)
         }
     };

@@ -132,9 +132,10 @@ fn with_parents(view: &dyn View, word: &str, selector: &Selector) -> Result<Item
     if !wild && view.stat(&resolve(view, &source.join_path(&pattern))?)?.is_none() {
         return Err(missing(view, word, selector));
     }
-    let include = match pattern.is_root() {
-        true => None,
-        false => Some(patterns([String::from_utf8_lossy(pattern.as_bytes()).as_ref()])?),
+    let include = if pattern.is_root() {
+        None
+    } else {
+        Some(patterns([String::from_utf8_lossy(pattern.as_bytes()).as_ref()])?)
     };
     let exclude = patterns(selector.excludes.iter().map(String::as_str))?;
     Ok(Item { name: source.name().to_vec(), source, meta, include, exclude })

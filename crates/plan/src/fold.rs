@@ -108,7 +108,7 @@ impl<'a, 's> Fold<'a, 's> {
         match &draft.base {
             DraftBase::Scratch | DraftBase::Files(_) => {
                 self.config = ImageConfig::scratch(&draft.platform);
-                self.config.config.working_dir = "/".to_owned();
+                "/".clone_into(&mut self.config.config.working_dir);
             }
             DraftBase::Stage(number) => {
                 let place = place(*number, self.places);
@@ -508,6 +508,8 @@ pub(crate) fn absolute(base: &str, path: &str) -> String {
 }
 
 fn is_signal(text: &str) -> bool {
+    const NAMES: &str = " ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT \
+                         STOP SYS TERM TRAP TSTP TTIN TTOU UNUSED URG USR1 USR2 VTALRM WINCH XCPU XFSZ ";
     if let Ok(number) = text.parse::<u32>() {
         return (1..=64).contains(&number);
     }
@@ -519,8 +521,6 @@ fn is_signal(text: &str) -> bool {
                 || rest.strip_prefix(sign).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n <= 30))
         })
     };
-    const NAMES: &str = " ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT \
-                         STOP SYS TERM TRAP TSTP TTIN TTOU UNUSED URG USR1 USR2 VTALRM WINCH XCPU XFSZ ";
     NAMES.contains(&format!(" {name} ")) || real_time("RTMIN", '+') || real_time("RTMAX", '-')
 }
 

@@ -174,7 +174,7 @@ fn is_git(text: &str) -> bool {
     }
     if text.starts_with("http://") || text.starts_with("https://") {
         let path = text.split(['#', '?']).next().unwrap_or(text);
-        return path.trim_end_matches('/').ends_with(".git");
+        return path.trim_end_matches('/').strip_suffix(".git").is_some();
     }
     // user@host:path, as scp writes it.
     text.split_once('@').is_some_and(|(user, rest)| {

@@ -161,10 +161,9 @@ fn is_lone_heredoc(line: &str) -> bool {
     for c in word.chars() {
         match quote {
             Some(open) if c == open => quote = None,
-            Some(_) => {}
             None if c == '"' || c == '\'' => quote = Some(c),
             None if c.is_whitespace() => return false,
-            None => {}
+            Some(_) | None => {}
         }
     }
     true

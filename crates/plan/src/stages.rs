@@ -400,13 +400,14 @@ impl Stages<'_> {
                     _ => None,
                 })
                 .collect(),
-            DraftBase::Image(image) => match self.facts.find_base(&image, &self.drafts[index].platform) {
-                Some(fact) => fact.config.config.on_build.clone().unwrap_or_default(),
-                None => {
+            DraftBase::Image(image) => {
+                if let Some(fact) = self.facts.find_base(&image, &self.drafts[index].platform) {
+                    fact.config.config.on_build.clone().unwrap_or_default()
+                } else {
                     let near = self.near_stage(&image);
                     return self.ask_base(&image, index, self.drafts[index].from.image.span, near);
                 }
-            },
+            }
         };
         let draft = &mut self.drafts[index];
         draft.triggers_in = true;

@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_byte() {
-        let data: Vec<u8> = (0..3 * BLOCK).map(|n| (n / 7 % 251) as u8).collect();
+        let data: Vec<u8> = (0..3 * BLOCK).map(|n| u8::try_from(n / 7 % 251).unwrap()).collect();
         for compression in [Compression::Gzip, Compression::Zstd] {
             assert_eq!(
                 compressed(&data, compression, 1),

@@ -121,18 +121,18 @@ impl<W: Write> Layer<W> {
         match &change.what {
             What::Deleted => {
                 let name = [b".wh.", change.path.name()].concat();
-                self.marker(change.path.parent().unwrap_or_default().join(&name))
+                self.marker(&change.path.parent().unwrap_or_default().join(&name))
             }
-            What::Opaque => self.marker(change.path.join(b".wh..wh..opq")),
+            What::Opaque => self.marker(&change.path.join(b".wh..wh..opq")),
             What::Entry(meta) if meta.kind == Kind::Socket => Ok(()),
             What::Entry(meta) => self.entry(&change.path, meta, source),
         }
     }
 
     /// An empty file whose name says something. Its time is no news: 0, so that it is the same every time.
-    fn marker(&mut self, path: TreePath) -> Result<(), RootfsError> {
+    fn marker(&mut self, path: &TreePath) -> Result<(), RootfsError> {
         let meta = Meta::new(Kind::File, 0);
-        self.tar.header(&path, HeaderKind::New(Kind::File), &meta, &[]).map_err(written)
+        self.tar.header(path, HeaderKind::New(Kind::File), &meta, &[]).map_err(written)
     }
 
     fn time(&self, time: Timestamp) -> Timestamp {

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::Doing;
-use crate::{Kind, Meta, RootfsError, TreePath};
+use crate::{Kind, Meta, RootfsError, TreePath, Xattrs};
 
 /// Links followed for one path before it is taken for a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -51,9 +51,8 @@ impl Root {
         let flags = flags | OFlags::CLOEXEC;
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.fd, path.as_path(), flags, Mode::empty(), inside) {
-            // Not there in gVisor, and refused by some seccomp profiles.
-            Err(Errno::NOSYS | Errno::PERM) => self.walk(path, flags),
-            Err(Errno::AGAIN) => self.walk(path, flags),
+            // Not there in gVisor, refused by some seccomp profiles, or raced by a rename.
+            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => self.walk(path, flags),
             result => result,
         }
     }
@@ -135,7 +134,7 @@ impl Root {
     }
 
     /// The extended attributes of what is at `path`, not followed, sorted by name.
-    pub fn xattrs(&self, path: &TreePath) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RootfsError> {
+    pub fn xattrs(&self, path: &TreePath) -> Result<Xattrs, RootfsError> {
         let (directory, name) = self.parent(path)?;
         xattrs_at(directory.as_fd(), &name).doing("read the attributes of", self.on_disk(path))
     }
@@ -195,7 +194,7 @@ pub(crate) fn proc_path(directory: BorrowedFd<'_>, name: &Path) -> PathBuf {
 }
 
 /// The extended attributes of `name`, sorted. A file system without any has none.
-pub(crate) fn xattrs_at(directory: BorrowedFd<'_>, name: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(crate) fn xattrs_at(directory: BorrowedFd<'_>, name: &Path) -> Result<Xattrs, Errno> {
     let path = proc_path(directory, name);
     let mut names = vec![0u8; 4096];
     let length = loop {

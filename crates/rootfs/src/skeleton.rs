@@ -141,7 +141,7 @@ fn put(
     match meta.kind {
         Kind::Directory if keeps => {}
         Kind::Directory => {
-            rustix::fs::mkdirat(&directory, name.as_slice(), Mode::RWXU).doing("make", path.to_string())?
+            rustix::fs::mkdirat(&directory, name.as_slice(), Mode::RWXU).doing("make", path.to_string())?;
         }
         Kind::Symlink => {
             let link = meta.link.clone().unwrap_or_default();

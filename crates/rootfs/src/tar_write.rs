@@ -8,6 +8,7 @@ use crate::{Kind, Meta, Timestamp, TreePath};
 const BLOCK: u64 = 512;
 
 /// What an entry is.
+#[derive(Clone, Copy)]
 pub(crate) enum HeaderKind<'a> {
     New(Kind),
     HardLink(&'a TreePath),
@@ -119,16 +120,13 @@ fn set_name(header: &mut tar::Header, name: &[u8], records: &mut Vec<u8>) {
     let split = (0..name.len().saturating_sub(1))
         .filter(|place| name[*place] == b'/')
         .find(|place| *place <= 155 && *place > 0 && name.len() - place - 1 <= 100);
-    match split {
-        Some(place) => {
-            let (prefix, rest) = (&name[..place], &name[place + 1..]);
-            header.as_mut_bytes()[..rest.len()].copy_from_slice(rest);
-            header.as_mut_bytes()[345..345 + prefix.len()].copy_from_slice(prefix);
-        }
-        None => {
-            record(records, b"path", name);
-            header.as_mut_bytes()[..100].copy_from_slice(&name[..100]);
-        }
+    if let Some(place) = split {
+        let (prefix, rest) = (&name[..place], &name[place + 1..]);
+        header.as_mut_bytes()[..rest.len()].copy_from_slice(rest);
+        header.as_mut_bytes()[345..345 + prefix.len()].copy_from_slice(prefix);
+    } else {
+        record(records, b"path", name);
+        header.as_mut_bytes()[..100].copy_from_slice(&name[..100]);
     }
 }
 

@@ -58,7 +58,7 @@ pub struct Downloaded {
 }
 
 /// What a copy reads.
-pub struct Sources {
+pub(crate) struct Sources {
     /// Where paths are looked up.
     pub tree: Arc<dyn View>,
     /// What it is, for messages: `the build context`.
@@ -77,7 +77,7 @@ pub struct Sources {
 ///
 /// With `--link` (and without `--chmod`), nothing of `below` is looked at: [`Delta::changes`] is then asked with
 /// [`EmptyView`], too. The flag given back says so.
-pub fn copy(
+pub(crate) fn copy(
     step: &CopyStep,
     sources: &Sources,
     below: &dyn View,
@@ -138,7 +138,7 @@ fn paths(step: &CopyStep, word: &str, sources: &Sources, placing: &mut Placing<'
         if unpacks && item.meta.kind == Kind::File {
             let file = view.open(&item.source)?;
             if is_archive(&file) {
-                archive(file, &String::from_utf8_lossy(&item.name), sources, placing)?;
+                archive(&file, &String::from_utf8_lossy(&item.name), sources, placing)?;
                 continue;
             }
         }
@@ -152,7 +152,7 @@ fn is_wild(word: &str) -> bool {
 }
 
 /// Unpacks an archive into the destination, which is a directory whatever its name looks like.
-fn archive(file: File, name: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
+fn archive(file: &File, name: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
     let directory = tempfile::tempdir_in(&sources.scratch).map_err(|source| CopyError::Io {
         action: "make a directory in",
         path: sources.scratch.display().to_string(),
@@ -175,7 +175,7 @@ fn download(
     let doing = |source| CopyError::Io { action: "open", path: found.path.display().to_string(), source };
     let file = File::open(&found.path).map_err(doing)?;
     if step.add.as_ref().is_some_and(|add| add.unpack == Some(true)) && is_archive(&file) {
-        return archive(file, url, sources, placing);
+        return archive(&file, url, sources, placing);
     }
     let file = File::open(&found.path).map_err(doing)?;
     let mut meta = Meta::new(Kind::File, 0o600);
@@ -192,7 +192,11 @@ fn repository(address: &str, sources: &Sources, placing: &mut Placing<'_>) -> Re
 }
 
 /// Makes the delta of a WORKDIR in the directory `into`: the directories that are not there yet, owned by USER.
-pub fn make_directory(step: &DirectoryStep, below: &dyn View, into: &Path) -> Result<Delta, CopyError> {
+pub(crate) fn make_directory(
+    step: &DirectoryStep,
+    below: &dyn View,
+    into: &Path,
+) -> Result<Delta, CopyError> {
     let owner = if step.owner.is_empty() {
         (0, 0)
     } else {
@@ -205,7 +209,7 @@ pub fn make_directory(step: &DirectoryStep, below: &dyn View, into: &Path) -> Re
 }
 
 /// The paths of the tree below that a copy may look at: for building a skeleton of a tree that is nowhere on disk.
-pub fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePath>, CopyError> {
+pub(crate) fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePath>, CopyError> {
     let destination = TreePath::new(&step.destination);
     let mut paths = vec![destination.clone(), TreePath::new("etc/passwd"), TreePath::new("etc/group")];
     for source in &step.sources {

@@ -88,9 +88,7 @@ fn second_keys(text: &str, artefact: [u8; 32]) -> Vec<Option<StepKey>> {
             }
             Planning::Ready(ready) => {
                 let late = ready.content_questions(0);
-                if late.is_empty() {
-                    panic!("nothing is copied from the stage");
-                }
+                assert!(!late.is_empty(), "nothing is copied from the stage");
                 assert!(late.iter().all(|question| question.of == ContentOf::Stage(0)));
                 for question in late {
                     facts.content(question, artefact);

@@ -28,7 +28,7 @@ fn everything(root: &Path) {
     symlink("/nowhere/at/all".repeat(20), path("long link")).unwrap();
     fs::write(path("setuid"), "x").unwrap();
     rustix::fs::chown(
-        &path("setuid"),
+        path("setuid"),
         Some(rustix::fs::Uid::from_raw(4_000_000_000)),
         Some(rustix::fs::Gid::from_raw(7)),
     )
