@@ -13,9 +13,10 @@ fn allowed(name: &str) -> &'static [&'static str] {
     match name {
         "kiln-oci" | "kiln-dockerfile" => &[],
         "kiln-plan" => &["oci", "dockerfile"],
-        "kiln-store" | "kiln-registry" | "kiln-rootfs" | "kiln-testkit" => &["oci"],
+        "kiln-store" | "kiln-cloud" | "kiln-rootfs" | "kiln-testkit" => &["oci"],
+        "kiln-registry" => &["oci", "cloud"],
         "kiln-sandbox" => &["oci", "rootfs"],
-        "kiln-context" => &["oci", "dockerfile", "plan", "rootfs"],
+        "kiln-context" => &["oci", "dockerfile", "plan", "rootfs", "cloud"],
         "kiln-cache" => &["oci", "dockerfile", "plan", "store", "registry"],
         "kiln-warmer" => &["oci", "dockerfile", "plan", "store", "registry", "cache", "rootfs"],
         "kiln-executor" => {
@@ -23,6 +24,7 @@ fn allowed(name: &str) -> &'static [&'static str] {
         }
         _ => &[
             "oci",
+            "cloud",
             "dockerfile",
             "plan",
             "store",

@@ -1,16 +1,16 @@
 //! Amazon's Elastic Container Registry, private and public: `GetAuthorizationToken`, signed with the keys that
-//! [`super::aws`] finds.
+//! [`aws::keys`] finds.
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kiln_cloud::aws::{self, Request, sign};
+use kiln_cloud::{Exchange, member};
 use serde_json::Value;
 use url::Url;
 
-use super::exchange::{Exchange, member};
-use super::sigv4::{Request, sign};
-use super::{Environment, Login, aws};
+use super::{Environment, Login};
 
 /// A registry of Amazon's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,17 +3,13 @@
 //! passed over, so that a broken helper doesn't stop the pull of a public image.
 
 mod acr;
-mod aws;
+mod artifact_registry;
 mod docker_config;
 mod ecr;
-mod environment;
-mod exchange;
-mod google;
 mod helper;
 mod locations;
 mod login;
 mod pull_secrets;
-mod sigv4;
 #[cfg(test)]
 mod tests;
 mod variables;
@@ -29,9 +25,8 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 pub use docker_config::{ConfigFile, CredentialError};
-pub use environment::Environment;
-pub use exchange::Clock;
-pub(crate) use exchange::Exchange;
+pub(crate) use kiln_cloud::Exchange;
+pub use kiln_cloud::{Clock, Environment};
 pub use locations::{config_files, login_file};
 pub use login::{forget_login, save_login};
 
@@ -280,8 +275,8 @@ impl Credentials {
         match helper {
             BuiltinHelper::Env => Ok(variables::kaniko(environment, host)),
             BuiltinHelper::Gitlab => Ok(variables::gitlab(environment, host)),
-            BuiltinHelper::Google if google::serves(host) => {
-                self.once(name, "every host", google::login(environment, exchange)).await
+            BuiltinHelper::Google if artifact_registry::serves(host) => {
+                self.once(name, "every host", artifact_registry::login(environment, exchange)).await
             }
             BuiltinHelper::Ecr if ecr::parse(host).is_some() => {
                 self.once(name, host, ecr::login(host, environment, exchange)).await

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::Environment;
 use super::docker_config::ConfigFile;
-use super::exchange::Exchange;
 use crate::options::TlsOptions;
 use crate::tls::Trust;
+use kiln_cloud::Exchange;
 
 /// The config files in the pod's pull secrets.
 pub(super) async fn load(

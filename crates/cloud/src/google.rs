@@ -1,5 +1,4 @@
-//! Google's Container Registry and Artifact Registry: an OAuth2 access token as the password of `oauth2accesstoken`.
-//! The token comes from application default credentials (RFC 7523 for service accounts, RFC 8693 for workload identity
+//! Google's OAuth2 access tokens. They come from application default credentials (RFC 7523 for service accounts, RFC 8693 for workload identity
 //! federation) or from the metadata server, which is workload identity in GKE.
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -9,20 +8,18 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
-use super::exchange::{Exchange, FORM, base64url, form, member, read_file};
-use super::{Environment, Login};
+use crate::Environment;
+use crate::exchange::{Exchange, FORM, base64url, form, member, read_file};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
 
-/// Whether Google runs the registry `host`.
-pub(super) fn serves(host: &str) -> bool {
-    host == "gcr.io" || host.ends_with(".gcr.io") || host.ends_with(".pkg.dev")
-}
+/// An access token, how long it is good for, and the source that gave it.
+pub type Token = (String, Duration, String);
 
-/// A login from the first source that is there.
-pub(super) async fn login(environment: &Environment, exchange: &Exchange) -> Result<Option<Login>, String> {
-    let file = match environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
+/// Where application default credentials are, if they are anywhere.
+fn file(environment: &Environment) -> Option<String> {
+    match environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
         Some(path) => Some(path.to_owned()),
         None => environment
             .get("CLOUDSDK_CONFIG")
@@ -30,23 +27,24 @@ pub(super) async fn login(environment: &Environment, exchange: &Exchange) -> Res
             .or_else(|| environment.get("HOME").map(|home| format!("{home}/.config/gcloud")))
             .map(|folder| format!("{folder}/application_default_credentials.json"))
             .filter(|path| std::path::Path::new(path).is_file()),
-    };
-    let (token, lifetime, source) = if let Some(path) = file {
+    }
+}
+
+/// A token from the first source that is there.
+pub async fn token(environment: &Environment, exchange: &Exchange) -> Result<Token, String> {
+    if let Some(path) = file(environment) {
         let value: Value =
             serde_json::from_str(&read_file(&path)?).map_err(|_| format!("{path} is no JSON"))?;
         let (token, lifetime) = exchange_credentials(&value, &path, exchange).await?;
-        (token, lifetime, path)
-    } else {
-        let (token, lifetime) = metadata(environment, exchange).await?;
-        (token, lifetime, "Google's metadata server".to_owned())
-    };
-    let login = Login::basic("oauth2accesstoken", token, source);
-    Ok(Some(login.valid_for(lifetime.saturating_sub(Duration::from_secs(60)))))
+        return Ok((token, lifetime, path));
+    }
+    let (token, lifetime) = metadata(environment, exchange).await?;
+    Ok((token, lifetime, "Google's metadata server".to_owned()))
 }
 
-type Token = (String, Duration);
+type Fresh = (String, Duration);
 
-async fn exchange_credentials(value: &Value, path: &str, exchange: &Exchange) -> Result<Token, String> {
+async fn exchange_credentials(value: &Value, path: &str, exchange: &Exchange) -> Result<Fresh, String> {
     match value["type"].as_str() {
         Some("impersonated_service_account") => {
             let (token, _) = simple(&value["source_credentials"], path, exchange).await?;
@@ -65,7 +63,7 @@ async fn exchange_credentials(value: &Value, path: &str, exchange: &Exchange) ->
 }
 
 /// A service account's key, or a user's refresh token.
-async fn simple(value: &Value, path: &str, exchange: &Exchange) -> Result<Token, String> {
+async fn simple(value: &Value, path: &str, exchange: &Exchange) -> Result<Fresh, String> {
     let url = value["token_uri"].as_str().unwrap_or(TOKEN_URL);
     let fields = match value["type"].as_str() {
         Some("service_account") => {
@@ -88,7 +86,7 @@ async fn simple(value: &Value, path: &str, exchange: &Exchange) -> Result<Token,
     )
 }
 
-fn token_of(answer: &Value, server: &str) -> Result<Token, String> {
+fn token_of(answer: &Value, server: &str) -> Result<Fresh, String> {
     let lifetime = Duration::from_secs(answer["expires_in"].as_u64().unwrap_or(3600));
     Ok((member(answer, "access_token", server)?, lifetime))
 }
@@ -122,7 +120,7 @@ fn assertion(value: &Value, path: &str, audience: &str, exchange: &Exchange) -> 
 }
 
 /// Workload identity federation: another issuer's token is exchanged at Google's token service.
-async fn federated(value: &Value, path: &str, exchange: &Exchange) -> Result<Token, String> {
+async fn federated(value: &Value, path: &str, exchange: &Exchange) -> Result<Fresh, String> {
     let subject = subject_token(&value["credential_source"], path, exchange).await?;
     let url = member(value, "token_url", path)?;
     let fields = form(&[
@@ -157,7 +155,7 @@ async fn subject_token(source: &Value, path: &str, exchange: &Exchange) -> Resul
     member(&value, field, "the subject token")
 }
 
-async fn impersonate(value: &Value, token: &str, path: &str, exchange: &Exchange) -> Result<Token, String> {
+async fn impersonate(value: &Value, token: &str, path: &str, exchange: &Exchange) -> Result<Fresh, String> {
     let url = member(value, "service_account_impersonation_url", path)?;
     let body = json!({ "scope": [SCOPE], "lifetime": "3600s" }).to_string();
     let request =
@@ -166,24 +164,9 @@ async fn impersonate(value: &Value, token: &str, path: &str, exchange: &Exchange
     Ok((member(&answer, "accessToken", &url)?, Duration::from_secs(3600)))
 }
 
-async fn metadata(environment: &Environment, exchange: &Exchange) -> Result<Token, String> {
+async fn metadata(environment: &Environment, exchange: &Exchange) -> Result<Fresh, String> {
     let host = environment.get("GCE_METADATA_HOST").unwrap_or("metadata.google.internal");
     let url = format!("http://{host}/computeMetadata/v1/instance/service-accounts/default/token");
     let request = exchange.client.get(&url).header("metadata-flavor", "Google");
     token_of(&exchange.nearby_json(request, host).await?, host)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_google_s_hosts_get_google_s_token() {
-        for host in ["gcr.io", "eu.gcr.io", "europe-west1-docker.pkg.dev"] {
-            assert!(serves(host), "{host}");
-        }
-        for host in ["evilgcr.io", "gcr.io.evil.org", "pkg.dev.evil.org", "xpkg.dev", "gcr.io:5000"] {
-            assert!(!serves(host), "{host}");
-        }
-    }
 }

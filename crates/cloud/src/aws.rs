@@ -6,18 +6,16 @@ use std::collections::HashMap;
 use kiln_oci::Redacted;
 use serde_json::Value;
 
-use super::Environment;
-use super::exchange::{Exchange, FORM, element, form, member, read_file};
-use super::sigv4::{AwsKeys, Request, sign};
+use crate::Environment;
+use crate::exchange::{Exchange, FORM, element, form, member, read_file};
 
-type Found = (AwsKeys, String);
+pub use crate::sigv4::{AwsKeys, Request, sign};
 
 /// The keys, and where they came from.
-pub(super) async fn keys(
-    environment: &Environment,
-    region: &str,
-    exchange: &Exchange,
-) -> Result<Found, String> {
+pub type Found = (AwsKeys, String);
+
+/// The keys, and where they came from.
+pub async fn keys(environment: &Environment, region: &str, exchange: &Exchange) -> Result<Found, String> {
     if let (Some(access), Some(secret)) =
         (environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY"))
     {

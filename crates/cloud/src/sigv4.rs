@@ -12,25 +12,33 @@ use url::Url;
 
 /// Keys that requests to AWS are signed with.
 #[derive(Clone, Debug)]
-pub(super) struct AwsKeys {
-    pub(super) access: String,
-    pub(super) secret: Redacted<String>,
-    pub(super) session: Option<Redacted<String>>,
+pub struct AwsKeys {
+    /// The access key's id.
+    pub access: String,
+    /// The secret access key.
+    pub secret: Redacted<String>,
+    /// The session's token, for temporary keys.
+    pub session: Option<Redacted<String>>,
 }
 
 /// What is signed, and for which service.
-pub(super) struct Request<'a> {
-    pub(super) method: &'a str,
-    pub(super) url: &'a Url,
+pub struct Request<'a> {
+    /// `GET`, `POST`.
+    pub method: &'a str,
+    /// The address, encoded as it is sent.
+    pub url: &'a Url,
     /// Headers beside `host`, `x-amz-date` and `x-amz-security-token`; names in lower case.
-    pub(super) headers: &'a [(&'a str, &'a str)],
-    pub(super) body: &'a [u8],
-    pub(super) region: &'a str,
-    pub(super) service: &'a str,
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The body.
+    pub body: &'a [u8],
+    /// `eu-west-1`.
+    pub region: &'a str,
+    /// `ecr`, `s3`, `sts`.
+    pub service: &'a str,
 }
 
 /// The headers to add: `x-amz-date`, `x-amz-security-token` where the keys have one, and `authorization`.
-pub(super) fn sign(request: &Request<'_>, keys: &AwsKeys, now: SystemTime) -> Vec<(&'static str, String)> {
+pub fn sign(request: &Request<'_>, keys: &AwsKeys, now: SystemTime) -> Vec<(&'static str, String)> {
     let now = OffsetDateTime::from(now);
     let time =
         now.format(format_description!("[year][month][day]T[hour][minute][second]Z")).unwrap_or_default();
@@ -44,7 +52,7 @@ pub(super) fn sign(request: &Request<'_>, keys: &AwsKeys, now: SystemTime) -> Ve
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
         .chain(added.iter().map(|(name, value)| ((*name).to_owned(), value.clone())))
-        .chain([("host".to_owned(), crate::bearer::authority(request.url))])
+        .chain([("host".to_owned(), authority(request.url))])
         .collect();
     headers.sort();
     let names = headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";");
@@ -79,6 +87,12 @@ pub(super) fn sign(request: &Request<'_>, keys: &AwsKeys, now: SystemTime) -> Ve
         ),
     ));
     added
+}
+
+/// Host and port of `url`, as they stand in it.
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {

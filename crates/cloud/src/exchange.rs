@@ -20,29 +20,31 @@ const MOST: usize = 1 << 20;
 
 /// What sources need to talk to clouds.
 #[derive(Clone)]
-pub(crate) struct Exchange {
-    pub(crate) client: Client,
-    pub(crate) clock: Clock,
+pub struct Exchange {
+    /// Follows no redirect to elsewhere with a secret.
+    pub client: Client,
+    /// Tells the time that is signed.
+    pub clock: Clock,
 }
 
 impl Exchange {
     /// Sends a request and reads its answer, which must be a success.
-    pub(super) async fn text(&self, request: RequestBuilder, server: &str) -> Result<String, String> {
+    pub async fn text(&self, request: RequestBuilder, server: &str) -> Result<String, String> {
         self.send(request, server, PATIENCE).await
     }
 
     /// The same, for the metadata server of the machine.
-    pub(super) async fn nearby(&self, request: RequestBuilder, server: &str) -> Result<String, String> {
+    pub async fn nearby(&self, request: RequestBuilder, server: &str) -> Result<String, String> {
         self.send(request, server, NEARBY).await
     }
 
     /// Sends a request and reads its answer as JSON.
-    pub(super) async fn json(&self, request: RequestBuilder, server: &str) -> Result<Value, String> {
+    pub async fn json(&self, request: RequestBuilder, server: &str) -> Result<Value, String> {
         read(&self.send(request, server, PATIENCE).await?, server)
     }
 
     /// The same, for the metadata server of the machine.
-    pub(super) async fn nearby_json(&self, request: RequestBuilder, server: &str) -> Result<Value, String> {
+    pub async fn nearby_json(&self, request: RequestBuilder, server: &str) -> Result<Value, String> {
         read(&self.send(request, server, NEARBY).await?, server)
     }
 
@@ -101,27 +103,27 @@ fn complaint(text: &str) -> String {
 }
 
 /// The text of the first XML element `name`.
-pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let start = text.find(&format!("<{name}>"))? + name.len() + 2;
     let end = text[start..].find(&format!("</{name}>"))?;
     Some(&text[start..start + end])
 }
 
 /// A form's body.
-pub(super) fn form(fields: &[(&str, &str)]) -> String {
+pub fn form(fields: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 
 /// The media type of a form.
-pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+pub const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The URL-safe encoding of JSON web tokens.
-pub(super) fn base64url(bytes: &[u8]) -> String {
+pub(crate) fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A text member that has to be there.
-pub(super) fn member(value: &Value, name: &str, whose: &str) -> Result<String, String> {
+pub fn member(value: &Value, name: &str, whose: &str) -> Result<String, String> {
     value[name]
         .as_str()
         .filter(|text| !text.is_empty())
@@ -130,7 +132,7 @@ pub(super) fn member(value: &Value, name: &str, whose: &str) -> Result<String, S
 }
 
 /// A small file's text, without the white space around it.
-pub(super) fn read_file(path: &str) -> Result<String, String> {
+pub fn read_file(path: &str) -> Result<String, String> {
     std::fs::read_to_string(path)
         .map(|text| text.trim().to_owned())
         .map_err(|error| format!("{path} can't be read: {error}"))
