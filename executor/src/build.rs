@@ -21,6 +21,7 @@ use crate::scratch::Scratch;
 use crate::session::{Session, fetch_contexts};
 use crate::stage::{Finished, StageWork};
 use crate::trees::Trees;
+use crate::uploads::Uploads;
 
 /// What a build came to.
 #[derive(Debug)]
@@ -49,6 +50,11 @@ pub async fn build(
     {
         session.tell(Event::Finished { digest: image.digest().clone(), took: began.elapsed() });
     }
+    if !matches!(result, Err(BuildError::Cancelled)) {
+        crate::results::settle(&session, began.elapsed(), result.is_err()).await;
+    }
+    session.uploads.stop();
+    session.cache_uploads.stop();
     // What failed stages left behind is waited for: they hold the scratch directory.
     let mut waited = Duration::ZERO;
     while Arc::strong_count(&session) > 1 && waited < Duration::from_secs(4) {
@@ -95,6 +101,8 @@ async fn open(
             cache,
             blobs,
             origins: Mutex::default(),
+            uploads: Uploads::new(runtime.clone()),
+            cache_uploads: Uploads::new(runtime.clone()),
             runtime,
             view: std::sync::OnceLock::new(),
             scratch,
@@ -214,7 +222,7 @@ fn cache(
             on(Event::Warning(text));
         }
     };
-    Ok(StepCache { places, ttl_seconds: request.cache.ttl.as_secs(), now: request.now, warn: Arc::new(warn) })
+    Ok(StepCache::new(places, request.cache.ttl.as_secs(), request.now, Arc::new(warn)))
 }
 
 /// Reads the Dockerfile and the ignore file that goes with it.

@@ -13,11 +13,13 @@ mod outputs;
 mod planning;
 mod remote;
 mod request;
+mod results;
 mod run_step;
 mod scratch;
 mod session;
 mod stage;
 mod trees;
+mod uploads;
 mod users;
 
 pub use build::{Built, build, rfc3339};

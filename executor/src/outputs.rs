@@ -27,12 +27,12 @@ pub(crate) async fn push(session: &Arc<Session>, image: &Image) -> Result<(), Bu
         session.check_cancelled()?;
         let repository = &destination.repository;
         let layers = image.manifest.value().layers.iter().zip(&image.layers);
-        let pushes = layers
-            .filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type))
-            .map(|(_, layer)| push_layer(session, repository, &layer.descriptor));
-        for result in futures::future::join_all(pushes).await {
-            result?;
+        for (_, layer) in layers.filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type)) {
+            let (shared, to, layer) = (Arc::clone(session), repository.clone(), layer.descriptor.clone());
+            let digest = layer.digest.clone();
+            session.uploads.send(repository, &digest, async move { push_layer(&shared, &to, &layer).await });
         }
+        session.uploads.finish().await?;
         let config = &image.manifest.value().config;
         let raw = Bytes::copy_from_slice(image.config.raw());
         session.registry.push_blob(repository, config, &raw).await.map_err(BuildError::other)?;
@@ -69,12 +69,7 @@ async fn push_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor)
     let source: Box<dyn BlobSource> = match origin {
         LayerOrigin::Image(source) => Box::new(LayerBytes(source)),
         LayerOrigin::Cached(hit) => {
-            let blob = session.cache.fetch(&hit, &session.blobs).await.ok_or_else(|| {
-                BuildError::other(format!(
-                    "the cached layer {} can't be had any more; build again",
-                    hit.digest
-                ))
-            })?;
+            let blob = session.bring(&hit).await?;
             Box::new(FileSource(blob.path().to_owned()))
         }
         LayerOrigin::Made => Box::new(FileSource(session.blobs.blob_path(&layer.digest))),
@@ -143,14 +138,8 @@ impl Blobs for AllBlobs<'_> {
         match self.0.origin(&descriptor.digest) {
             LayerOrigin::Image(source) => source.open_layer().map_err(io::Error::other),
             LayerOrigin::Cached(hit) => {
-                let fetched = self.0.runtime.block_on(self.0.cache.fetch(&hit, &self.0.blobs));
-                match fetched {
-                    Some(blob) => Ok(Box::new(blob.reader())),
-                    None => Err(io::Error::other(format!(
-                        "the cached layer {} can't be had any more",
-                        hit.digest
-                    ))),
-                }
+                let blob = self.0.runtime.block_on(self.0.bring(&hit)).map_err(io::Error::other)?;
+                Ok(Box::new(blob.reader()))
             }
             LayerOrigin::Made => Blobs::open(&self.0.blobs, descriptor),
         }

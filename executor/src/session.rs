@@ -12,12 +12,13 @@ use kiln_plan::{ContentOf, ContentQuestion, Hit};
 use kiln_registry::Registry;
 use kiln_rootfs::{DirectoryView, View};
 use kiln_sandbox::Cancel;
-use kiln_store::{ReadWrite, Store};
+use kiln_store::{Blob, ReadWrite, Store};
 
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
 use crate::request::BuildRequest;
 use crate::scratch::Scratch;
+use crate::uploads::Uploads;
 
 /// Where the bytes of a layer can be had.
 #[derive(Clone, Debug)]
@@ -45,6 +46,10 @@ pub(crate) struct Session {
     pub(crate) blobs: Store<ReadWrite>,
     pub(crate) origins: Mutex<HashMap<Digest, LayerOrigin>>,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// The image's own blobs, on their way to its destinations.
+    pub(crate) uploads: Uploads,
+    /// Results of steps, on their way to the layer cache.
+    pub(crate) cache_uploads: Uploads,
     pub(crate) view: OnceLock<Arc<dyn View>>,
     /// Last: it is removed when all the rest is gone.
     pub(crate) scratch: Scratch,
@@ -149,6 +154,18 @@ impl Session {
     pub(crate) fn origin(&self, digest: &Digest) -> LayerOrigin {
         let origins = self.origins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         origins.get(digest).cloned().unwrap_or(LayerOrigin::Made)
+    }
+
+    /// Brings the layer of a hit to this machine.
+    pub(crate) async fn bring(&self, hit: &Hit) -> Result<Blob, BuildError> {
+        let on = |done| {
+            let (digest, of) = (hit.digest.clone(), hit.size);
+            self.tell(Event::Transfer { digest, upload: false, done, of });
+        };
+        let blob = self.cache.fetch(hit, &self.blobs, &on).await;
+        blob.ok_or_else(|| {
+            BuildError::other(format!("the cached layer {} can't be had any more; build again", hit.digest))
+        })
     }
 
     /// A new directory below the scratch directory.

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_cache::{Inputs, StepRecord};
 use kiln_oci::Descriptor;
 use kiln_oci::media_type::Compression;
 use kiln_plan::{Base, BuildPlan, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict};
@@ -170,7 +169,7 @@ impl StageWork {
         };
         let made = result.map_err(|error| self.blame(step.span, error))?;
         if let Some(layer) = &made {
-            self.store(step, layer);
+            crate::results::store(&self.session, step, layer);
         }
         Ok(made)
     }
@@ -314,29 +313,6 @@ impl StageWork {
         }
         keep
     }
-
-    /// Puts a result into the layer cache, if results of this kind go there.
-    fn store(&self, step: &Step, layer: &Layer) {
-        let (session, cache) = (&self.session, &self.session.request.cache);
-        let wanted = match step.op {
-            Op::Run(_) => cache.run_layers,
-            Op::Copy(_) | Op::MakeDirectory(_) => cache.copy_layers,
-        };
-        if !cache.enabled || !cache.push || !wanted {
-            return;
-        }
-        let Ok(Some(blob)) = session.blobs.blob_of(&layer.descriptor) else { return };
-        let inputs = Inputs::of(&step.recipe);
-        for key in step.keys.all() {
-            let record = StepRecord {
-                key,
-                layer: layer.descriptor.clone(),
-                diff_id: layer.diff_id,
-                created: session.request.now,
-            };
-            session.runtime.block_on(session.cache.put(&record, &inputs, &blob));
-        }
-    }
 }
 
 /// The directory above the first wildcard of a source word.
@@ -347,9 +323,10 @@ fn before_wildcard(word: &str) -> TreePath {
 
 /// A cached layer for a snapshotter; its bytes are brought here first.
 fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, BuildError> {
-    let blob = session.runtime.block_on(session.cache.fetch(hit, &session.blobs)).ok_or_else(|| {
-        BuildError::other(format!("the cached layer {} can't be had any more; build again", hit.digest))
-    })?;
+    if let Some(path) = session.cache.unpacked(hit) {
+        return Ok(BaseLayer::Unpacked { diff_id: hit.diff_id, path });
+    }
+    let blob = session.runtime.block_on(session.bring(hit))?;
     Ok(BaseLayer::Blob {
         diff_id: hit.diff_id,
         open: Arc::new(move || Ok(Box::new(blob.reader()))),

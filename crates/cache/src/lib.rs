@@ -11,4 +11,4 @@ pub use images::{
     LayerSource, Origin, ResolvedImage, download,
 };
 pub use record::{BadRecord, Input, Inputs, STEP_CONFIG, StepRecord};
-pub use steps::{StepCache, StepPlace};
+pub use steps::{Patience, StepCache, StepPlace, StepResult};

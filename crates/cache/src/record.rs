@@ -123,6 +123,7 @@ impl StepRecord {
             size: self.layer.size,
             media_type: self.layer.media_type.clone(),
             origin: origin.to_owned(),
+            created: self.created,
         }
     }
 

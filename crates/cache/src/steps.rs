@@ -1,16 +1,21 @@
 //! Results of steps: looked up in the volume, then in the cache repository; stored in the repository. A fault is a miss
-//! and a warning, never a failed build.
+//! and one warning, never a failed build.
+
+mod download;
+mod health;
+mod put;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kiln_oci::{Descriptor, Document, Manifest, Reference, Repository, Tag};
 use kiln_plan::{Hit, Hits, StepKey};
-use kiln_registry::{FileSource, Registry};
+use kiln_registry::{Registry, RegistryError};
 use kiln_store::{Blob, ReadOnly, ReadWrite, Store};
 
-use crate::images::download;
-use crate::record::{Inputs, StepRecord};
+use crate::record::StepRecord;
+pub use download::Patience;
+use health::Health;
+pub use put::StepResult;
 
 /// One place that holds results of steps.
 #[derive(Clone)]
@@ -28,17 +33,20 @@ pub enum StepPlace {
     },
 }
 
-/// The layer cache.
+/// The layer cache. Cheap to clone; clones share what they learnt of their places.
 #[derive(Clone)]
 pub struct StepCache {
-    /// Where results are looked up, in order.
-    pub places: Vec<StepPlace>,
-    /// Results older than this many seconds are misses.
-    pub ttl_seconds: u64,
-    /// The time now, seconds since 1970.
-    pub now: i64,
-    /// Hears of faults, as sentences.
-    pub warn: Arc<dyn Fn(String) + Send + Sync>,
+    places: Arc<[Held]>,
+    ttl_seconds: u64,
+    now: i64,
+    patience: Patience,
+    warn: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// A place, and how it does.
+struct Held {
+    place: StepPlace,
+    health: Health,
 }
 
 impl StepPlace {
@@ -51,50 +59,106 @@ impl StepPlace {
     }
 }
 
-fn tagged(repository: &Repository, key: StepKey) -> Option<Reference> {
+pub(crate) fn tagged(repository: &Repository, key: StepKey) -> Option<Reference> {
     key.hex().parse::<Tag>().ok().map(|tag| repository.tagged(tag))
 }
 
+/// Whether an error is about one thing that a place holds, not about the place.
+fn is_of_one_entry(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Everywhere { tried, .. } => tried.iter().all(is_of_one_entry),
+        RegistryError::Corrupt { .. }
+        | RegistryError::Length { .. }
+        | RegistryError::NotFound { .. }
+        | RegistryError::Protocol { .. } => true,
+        _ => false,
+    }
+}
+
 impl StepCache {
+    /// A cache that is looked up in `places`, in order. Results older than `ttl_seconds` at the time `now` (seconds since
+    /// 1970) are misses. `warn` hears of faults, as sentences.
+    pub fn new(
+        places: Vec<StepPlace>,
+        ttl_seconds: u64,
+        now: i64,
+        warn: Arc<dyn Fn(String) + Send + Sync>,
+    ) -> Self {
+        let places = places.into_iter().map(|place| Held { place, health: Health::default() }).collect();
+        Self { places, ttl_seconds, now, patience: Patience::default(), warn }
+    }
+
+    /// The same cache with another patience for slow downloads.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Looks up all keys at once: in every place those that the places before lack.
     pub async fn probe(&self, keys: &[StepKey]) -> Hits {
         let mut hits = Hits::new();
-        for place in &self.places {
-            let missing: Vec<StepKey> = keys.iter().copied().filter(|key| !hits.contains_key(key)).collect();
-            let found = futures::future::join_all(missing.iter().map(|key| self.find(place, *key))).await;
+        for held in self.places.iter() {
+            let mut missing: Vec<StepKey> =
+                keys.iter().copied().filter(|key| !hits.contains_key(key)).collect();
+            missing.sort_unstable();
+            missing.dedup();
+            let found = futures::future::join_all(missing.iter().map(|key| self.find(held, *key))).await;
             hits.extend(missing.into_iter().zip(found).filter_map(|(key, hit)| Some((key, hit?))));
         }
         hits
     }
 
-    async fn find(&self, place: &StepPlace, key: StepKey) -> Option<Hit> {
-        let manifest = match place {
-            StepPlace::Volume(store) => self.stored(store, key)?,
-            StepPlace::Layout(store) => self.stored(store, key)?,
+    async fn find(&self, held: &Held, key: StepKey) -> Option<Hit> {
+        let manifest = match &held.place {
+            StepPlace::Volume(store) => self.stored(held, store, key)?,
+            StepPlace::Layout(store) => self.stored(held, store, key)?,
             StepPlace::Remote { registry, repository } => {
+                if held.health.is_deaf() {
+                    return None;
+                }
                 match registry.manifest(&tagged(repository, key)?).await {
-                    Ok(manifest) => match Document::<Manifest>::read(manifest.raw, None) {
-                        Ok(document) => document,
-                        Err(error) => return self.fault(place, key, error),
-                    },
-                    Err(error) if error.is_not_found() => return None,
-                    Err(error) => return self.fault(place, key, error),
+                    Ok(manifest) => {
+                        held.health.answered();
+                        match Document::<Manifest>::read(manifest.raw, None) {
+                            Ok(document) => document,
+                            Err(error) => return self.bad_entry(held, key, error),
+                        }
+                    }
+                    Err(error) if error.is_not_found() => {
+                        held.health.answered();
+                        return None;
+                    }
+                    Err(error) => return self.unanswered(held, key, &error),
                 }
             }
         };
         match StepRecord::read(manifest.value(), key) {
             Ok(record) if record.expired(self.now, self.ttl_seconds) => None,
-            Ok(record) => Some(record.hit(&place.name())),
-            Err(error) => self.fault(place, key, error),
+            Ok(record) => Some(record.hit(&held.place.name())),
+            Err(error) => self.bad_entry(held, key, error),
         }
     }
 
-    fn fault<T>(&self, place: &StepPlace, key: StepKey, error: impl std::fmt::Display) -> Option<T> {
-        (self.warn)(format!("the cached step {} in {} is not used: {error}", key.short(), place.name()));
+    /// One entry can't be used.
+    fn bad_entry<T>(&self, held: &Held, key: StepKey, error: impl std::fmt::Display) -> Option<T> {
+        (self.warn)(format!("the cached step {} in {} is not used: {error}", key.short(), held.place.name()));
         None
     }
 
-    fn stored<A>(&self, store: &Store<A>, key: StepKey) -> Option<Document<Manifest>> {
+    /// The place failed, or what it has of one entry is wrong.
+    fn unanswered<T>(&self, held: &Held, key: StepKey, error: &RegistryError) -> Option<T> {
+        if is_of_one_entry(error) {
+            return self.bad_entry(held, key, error);
+        }
+        if held.health.unanswered() {
+            let name = held.place.name();
+            (self.warn)(format!("the cache {name} can't be read, and counts as empty: {error}"));
+        }
+        None
+    }
+
+    fn stored<A>(&self, held: &Held, store: &Store<A>, key: StepKey) -> Option<Document<Manifest>> {
         let read = || -> Result<Option<Document<Manifest>>, kiln_store::StoreError> {
             let Some(descriptor) = store.step_record(&key.hex())? else { return Ok(None) };
             let Some(document) = store.document::<Manifest>(&descriptor.digest)? else { return Ok(None) };
@@ -102,28 +166,41 @@ impl StepCache {
         };
         match read() {
             Ok(found) => found,
-            Err(error) => {
-                (self.warn)(format!("the cached step {} is not used: {error}", key.short()));
-                None
-            }
+            Err(error) => self.bad_entry(held, key, error),
         }
     }
 
     /// Brings a hit's layer to this machine, verified: into `scratch`, unless a place on disk has it.
     ///
-    /// `None` means that it can't be had: the hit is a miss after all.
-    pub async fn fetch(&self, hit: &Hit, scratch: &Store<ReadWrite>) -> Option<Blob> {
+    /// `None` means that it can't be had: the hit is a miss after all, and a warning said why. `on` hears how many bytes
+    /// are here.
+    pub async fn fetch(
+        &self,
+        hit: &Hit,
+        scratch: &Store<ReadWrite>,
+        on: &(dyn Fn(u64) + Send + Sync),
+    ) -> Option<Blob> {
         let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
         if let Ok(Some(blob)) = scratch.blob_of(&descriptor) {
             return Some(blob);
         }
-        for place in &self.places {
-            let found = match place {
+        for held in self.places.iter() {
+            let found = match &held.place {
                 StepPlace::Volume(store) => sound(store, &descriptor),
                 StepPlace::Layout(store) => sound(store, &descriptor),
                 StepPlace::Remote { registry, repository } => {
-                    match download(scratch, registry, repository, &descriptor, false, &|_| ()).await {
-                        Ok(got) => Ok(Some(got.into_blob())),
+                    if held.health.is_deaf() {
+                        continue;
+                    }
+                    match self.patience.download(scratch, registry, repository, &descriptor, on).await {
+                        Ok(blob) => {
+                            held.health.answered();
+                            return Some(blob);
+                        }
+                        Err(download::Failed::Registry(error)) => {
+                            self.unanswered::<()>(held, hit.key, &error);
+                            continue;
+                        }
                         Err(error) => Err(error.to_string()),
                     }
                 }
@@ -131,35 +208,36 @@ impl StepCache {
             match found {
                 Ok(Some(blob)) => return Some(blob),
                 Ok(None) => {}
-                Err(error) => _ = self.fault::<()>(place, hit.key, error),
+                Err(error) => _ = self.bad_entry::<()>(held, hit.key, error),
             }
         }
         None
     }
 
-    /// The repository of the cache, from which a registry can mount its layers.
-    pub fn repository(&self) -> Option<&Repository> {
-        self.places.iter().find_map(|place| match place {
-            StepPlace::Remote { repository, .. } => Some(repository),
+    /// The layer of a hit as the volume keeps it unpacked (`warmer --unpack`), an overlay lower directory.
+    pub fn unpacked(&self, hit: &Hit) -> Option<std::path::PathBuf> {
+        self.places.iter().find_map(|held| match &held.place {
+            StepPlace::Volume(store) => store.unpacked(&hit.diff_id).ok().flatten(),
             _ => None,
         })
     }
 
-    /// Stores a result, whose layer lies in the blob `layer`, where results are stored: not in the volume, which is only
-    /// read. A fault is a warning.
-    pub async fn put(&self, record: &StepRecord, inputs: &Inputs, layer: &Blob) {
-        for place in &self.places {
-            let stored = match place {
-                StepPlace::Volume(_) => continue,
-                StepPlace::Layout(store) => put_in_layout(store, record, inputs, layer),
-                StepPlace::Remote { registry, repository } => {
-                    put_remote(registry, repository, record, inputs, layer).await
-                }
-            };
-            if let Err(error) = stored {
-                (self.warn)(format!("the result of a step was not cached in {}: {error}", place.name()));
-            }
-        }
+    /// Whether the bytes of a hit are on this machine, as far as names and lengths tell.
+    pub fn is_here(&self, hit: &Hit) -> bool {
+        let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
+        self.places.iter().any(|held| match &held.place {
+            StepPlace::Volume(store) => store.has(&descriptor),
+            StepPlace::Layout(store) => store.has(&descriptor),
+            StepPlace::Remote { .. } => false,
+        })
+    }
+
+    /// The repository of the cache, from which a registry can mount its layers.
+    pub fn repository(&self) -> Option<&Repository> {
+        self.places.iter().find_map(|held| match &held.place {
+            StepPlace::Remote { repository, .. } => Some(repository),
+            _ => None,
+        })
     }
 }
 
@@ -167,49 +245,4 @@ fn sound<A>(store: &Store<A>, descriptor: &Descriptor) -> Result<Option<Blob>, S
     let Some(blob) = store.blob_of(descriptor).map_err(|error| error.to_string())? else { return Ok(None) };
     blob.verify().map_err(|error| error.to_string())?;
     Ok(Some(blob))
-}
-
-fn put_in_layout(
-    store: &Store<ReadWrite>,
-    record: &StepRecord,
-    inputs: &Inputs,
-    layer: &Blob,
-) -> Result<(), String> {
-    let put = || -> Result<(), kiln_store::StoreError> {
-        let _writing = store.writing()?;
-        let (manifest, config) = record.write(inputs);
-        if !store.has(&record.layer) {
-            let mut writer = store.writer(Some(record.layer.digest.clone()))?;
-            std::io::copy(&mut layer.reader(), &mut writer).map_err(|source| kiln_store::StoreError::Io {
-                action: "write a layer to",
-                path: store.path().to_owned(),
-                source,
-            })?;
-            writer.commit()?;
-        }
-        store.put_as(config.digest(), config.raw())?;
-        store.put_as(manifest.digest(), manifest.raw())?;
-        let descriptor =
-            Descriptor::new(manifest.value().media_type(), manifest.digest().clone(), manifest.size());
-        store.put_step_record(&record.key.hex(), &descriptor)
-    };
-    put().map_err(|error| error.to_string())
-}
-
-async fn put_remote(
-    registry: &Registry,
-    repository: &Repository,
-    record: &StepRecord,
-    inputs: &Inputs,
-    layer: &Blob,
-) -> Result<(), String> {
-    let Some(reference) = tagged(repository, record.key) else { return Ok(()) };
-    let (manifest, config) = record.write(inputs);
-    let push = async {
-        registry.push_blob(repository, &record.layer, &FileSource(layer.path().to_owned())).await?;
-        let raw = Bytes::copy_from_slice(config.raw());
-        registry.push_blob(repository, &manifest.value().config, &raw).await?;
-        registry.push_manifest(&reference, manifest.value().media_type(), manifest.raw()).await
-    };
-    push.await.map(|_| ()).map_err(|error| error.to_string())
 }

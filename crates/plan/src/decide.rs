@@ -76,6 +76,8 @@ pub struct Hit {
     pub media_type: String,
     /// Where it was found, for people.
     pub origin: String,
+    /// When it was made, seconds since 1970.
+    pub created: i64,
 }
 
 /// What the caches have.

@@ -13,6 +13,7 @@ fn hit(key: StepKey) -> Hit {
         size: 1,
         media_type: String::new(),
         origin: "a test".into(),
+        created: 0,
     }
 }
 

@@ -1,0 +1,169 @@
+//! What is sent away while later steps run. Tasks begin at once and are awaited at the end of the build; a blob that is
+//! wanted in two repositories of one registry is sent to one and mounted from there.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kiln_oci::{Digest, Repository};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::error::BuildError;
+
+/// Whether a blob is in its repository: not known yet, or known.
+type Arrival = watch::Receiver<Option<bool>>;
+
+/// Uploads of one kind. Callable from threads that run no task.
+pub(crate) struct Uploads {
+    runtime: Handle,
+    tasks: Mutex<JoinSet<Result<(), BuildError>>>,
+    blobs: Mutex<HashMap<(Repository, Digest), Arrival>>,
+}
+
+impl Uploads {
+    /// No upload yet; tasks run on `runtime`.
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self { runtime, tasks: Mutex::default(), blobs: Mutex::default() }
+    }
+
+    /// Begins `work`. Its failure is what [`Uploads::finish`] fails with.
+    pub(crate) fn spawn(&self, work: impl Future<Output = Result<(), BuildError>> + Send + 'static) {
+        lock(&self.tasks).spawn_on(work, &self.runtime);
+    }
+
+    /// Begins to send the blob `digest` to `to` by `work`, unless that was begun before.
+    pub(crate) fn send(
+        &self,
+        to: &Repository,
+        digest: &Digest,
+        work: impl Future<Output = Result<(), BuildError>> + Send + 'static,
+    ) {
+        let (told, arrival) = watch::channel(None);
+        {
+            let mut blobs = lock(&self.blobs);
+            let place = (to.clone(), digest.clone());
+            if blobs.get(&place).is_some_and(|known| *known.borrow() != Some(false)) {
+                return;
+            }
+            blobs.insert(place, arrival);
+        }
+        self.spawn(async move {
+            let result = work.await;
+            told.send_replace(Some(result.is_ok()));
+            result
+        });
+    }
+
+    /// A repository of `to`'s registry, other than `to`, that has the blob; waits for one that it is on its way to.
+    pub(crate) async fn elsewhere(&self, to: &Repository, digest: &Digest) -> Option<Repository> {
+        let others: Vec<(Repository, Arrival)> = lock(&self.blobs)
+            .iter()
+            .filter(|((place, blob), _)| blob == digest && place.host() == to.host() && place != to)
+            .map(|((place, _), arrival)| (place.clone(), arrival.clone()))
+            .collect();
+        for (place, mut arrival) in others {
+            // The sender is gone where the upload was stopped.
+            if let Ok(there) = arrival.wait_for(Option::is_some).await
+                && *there == Some(true)
+            {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Waits for all uploads, those that begin meanwhile too. Fails with the first failure, and stops the others then.
+    pub(crate) async fn finish(&self) -> Result<(), BuildError> {
+        loop {
+            let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+            if tasks.is_empty() {
+                return Ok(());
+            }
+            while let Some(ended) = tasks.join_next().await {
+                match ended {
+                    Ok(result) => result?,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => return Err(BuildError::Cancelled),
+                    },
+                }
+            }
+        }
+    }
+
+    /// As [`Uploads::finish`], but stops what is not done after `limit`, and gives `false` then.
+    pub(crate) async fn finish_within(&self, limit: Duration) -> Result<bool, BuildError> {
+        match tokio::time::timeout(limit, self.finish()).await {
+            Ok(result) => result.map(|()| true),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Stops all uploads: what they were for is not wanted any more.
+    pub(crate) fn stop(&self) {
+        lock(&self.tasks).abort_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn repository(path: &str) -> Repository {
+        Repository::new("registry.example", path).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_blob_is_sent_to_a_repository_once() {
+        let uploads = Uploads::new(Handle::current());
+        let (sent, digest) = (Arc::new(AtomicUsize::new(0)), Digest::of(b"layer"));
+        for _ in 0..3 {
+            let sent = Arc::clone(&sent);
+            uploads.send(&repository("a"), &digest, async move {
+                sent.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            });
+        }
+        uploads.finish().await.unwrap();
+        assert_eq!(sent.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_is_on_its_way_elsewhere_is_waited_for() {
+        let uploads = Uploads::new(Handle::current());
+        let digest = Digest::of(b"layer");
+        uploads.send(&repository("a"), &digest, async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(())
+        });
+        assert_eq!(uploads.elsewhere(&repository("b"), &digest).await, Some(repository("a")));
+        assert_eq!(uploads.elsewhere(&repository("a"), &digest).await, None);
+        assert_eq!(uploads.elsewhere(&repository("b"), &Digest::of(b"other")).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_did_not_arrive_is_not_elsewhere_and_fails_the_rest() {
+        let uploads = Uploads::new(Handle::current());
+        let digest = Digest::of(b"layer");
+        uploads.send(&repository("a"), &digest, async { Err(BuildError::other("no")) });
+        assert_eq!(uploads.elsewhere(&repository("b"), &digest).await, None);
+        uploads.spawn(std::future::pending());
+        assert!(uploads.finish().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_stopped() {
+        let uploads = Uploads::new(Handle::current());
+        uploads.spawn(std::future::pending());
+        assert!(!uploads.finish_within(Duration::from_millis(5)).await.unwrap());
+    }
+}
