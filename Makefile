@@ -3,11 +3,20 @@
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 KILN := target/$(HOST)/release/kiln
 
-.PHONY: build quickstart test test-all check fmt
+.PHONY: build images images-arm64 quickstart test test-all check fmt
 
 # One static binary: glibc is linked in, so that it runs in a scratch image.
 build:
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin kiln --target $(HOST)
+
+# Kiln's own images, built by Kiln: OCI layouts and archives that docker loads, in out/images. REGISTRY=… pushes them.
+images: build
+	integration/scripts/images $(KILN)
+
+# The same for amd64 and arm64, joined in one index when pushed. Needs Debian's cross-compiler and Rust's target.
+images-arm64: build
+	integration/scripts/build-arm64
+	ARCHES="amd64 arm64" KILN_arm64=target/aarch64-unknown-linux-gnu/release/kiln integration/scripts/images $(KILN)
 
 # Builds Kiln, makes a base image from busybox-static, warms a volume, builds an image from it twice, and runs it.
 quickstart: build

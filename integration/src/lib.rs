@@ -2,25 +2,35 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test program reads its own environment")]
 
+pub mod images;
+pub mod kubelet;
+pub mod manifest;
+pub mod registry;
+
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The `kiln` binary, built once.
+/// The `kiln` binary, built once. It is static, so that it runs in an image of its own.
 pub fn kiln() -> PathBuf {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     BUILT.get_or_init(build_kiln).clone()
+}
+
+/// The root of the repository.
+pub fn repository_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 fn build_kiln() -> PathBuf {
     if let Some(path) = std::env::var_os("KILN") {
         return path.into();
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = repository_root();
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--bin", "kiln"])
-        .current_dir(root)
+        .args(["rustc", "--quiet", "--locked", "--bin", "kiln", "--", "-C", "target-feature=+crt-static"])
+        .current_dir(&root)
         .status()
         .expect("cargo runs");
     assert!(status.success(), "kiln builds");

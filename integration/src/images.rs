@@ -1,0 +1,53 @@
+//! Kiln's own images, made by Kiln from the repository's Dockerfiles and loaded into podman once for each binary.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
+use std::process::Command;
+
+use crate::kubelet::{podman, success};
+use crate::{kiln, repository_root};
+
+/// Builds the images into `directory` with the script that `make images` runs.
+pub fn build(directory: &Path, tag: &str) {
+    let output = Command::new(repository_root().join("integration/scripts/images"))
+        .arg(kiln())
+        .arg(directory)
+        .env("TAG", tag)
+        .env_remove("REGISTRY")
+        .output()
+        .unwrap();
+    success(output);
+}
+
+/// The names of the executor's image and of the debug image in podman's storage.
+pub fn loaded() -> (String, String) {
+    let binary = kiln();
+    let meta = std::fs::metadata(&binary).unwrap();
+    let mut hasher = DefaultHasher::new();
+    (&binary, meta.len(), meta.modified().unwrap()).hash(&mut hasher);
+    let tag = format!("test-{:016x}", hasher.finish());
+    let names = |tag: &str| {
+        (format!("docker.io/kiln/executor:{tag}"), format!("docker.io/kiln/executor:{tag}-debug"))
+    };
+    let folder = binary.parent().unwrap();
+    // Tests are processes of their own: the first one loads, the others wait.
+    let lock = std::fs::File::create(folder.join("kiln-test-images.lock")).unwrap();
+    lock.lock().unwrap();
+    if podman(&["image", "exists", &names(&tag).1]).status.success() {
+        return names(&tag);
+    }
+    let record = folder.join("kiln-test-images");
+    if let Ok(old) = std::fs::read_to_string(&record) {
+        let (executor, debug) = names(&old);
+        podman(&["image", "rm", "--force", &executor, &debug]);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    build(directory.path(), &tag);
+    for name in ["executor", "debug"] {
+        let machine = std::fs::read_dir(directory.path()).unwrap().next().unwrap().unwrap().path();
+        let archive = machine.join(format!("{name}.tar")).display().to_string();
+        success(podman(&["load", "--quiet", "--input", &archive]));
+    }
+    std::fs::write(&record, &tag).unwrap();
+    names(&tag)
+}

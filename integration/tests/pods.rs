@@ -1,0 +1,192 @@
+//! The manifests of k8s/, run as they stand by `podman kube play`, which names Kiln's image and a registry of the test's own.
+
+use std::path::PathBuf;
+
+use kiln_integration::kubelet::{Cluster, Node, pull_and_run};
+use kiln_integration::registry::{LOGIN, Registry};
+use kiln_integration::{Bench, kiln, manifest, repository_root};
+
+/// A base image with a shell, pushed as `base:1`.
+fn push_base(registry: &Registry) {
+    let bench = Bench::new();
+    let file = bench.directory.path().join("Dockerfile");
+    std::fs::write(&file, "FROM scratch\nADD base.tar /\nENV PATH=/bin\n").unwrap();
+    let config = bench.directory.path().join("docker");
+    std::fs::create_dir(&config).unwrap();
+    std::fs::write(config.join("config.json"), registry.config_json()).unwrap();
+    let output = std::process::Command::new(kiln())
+        .args(["executor", "--reproducible", "--destination", &format!("{}/base:1", registry.host)])
+        .arg("--context")
+        .arg(bench.context())
+        .arg("--dockerfile")
+        .arg(&file)
+        .arg("--scratch-dir")
+        .arg(bench.directory.path().join("scratch"))
+        .env("DOCKER_CONFIG", &config)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A registry that asks who is there, with a base image in it, and a cluster that knows the answer.
+fn cluster() -> (Registry, Cluster) {
+    let registry = Registry::with_login();
+    push_base(&registry);
+    let mut cluster = Cluster::new(&registry.host);
+    let config = registry.config_json();
+    cluster.secret("registry", &[(".dockerconfigjson", &config)]);
+    cluster.config_map("build-context", &[("Dockerfile", DOCKERFILE), ("greeting", "good morning\n")]);
+    (registry, cluster)
+}
+
+const DOCKERFILE: &str = "FROM registry.example.com/base:1 AS build\nCOPY greeting /src/\nRUN mkdir /made && cat /src/greeting > /made/greeting\nFROM registry.example.com/base:1\nCOPY --from=build /made /made\nRUN touch /made/here\nCMD [\"cat\", \"/made/greeting\"]\n";
+
+fn file(path: &str) -> PathBuf {
+    repository_root().join("k8s").join(path)
+}
+
+fn pod(path: &str) -> serde_json::Value {
+    let mut pods = manifest::pods(&file(path));
+    assert_eq!(pods.len(), 1, "{path} has one pod");
+    pods.remove(0)
+}
+
+/// What the image that a build pushed says, when podman runs it.
+fn answer(registry: &Registry, name: &str) -> String {
+    pull_and_run(&format!("{}/{name}", registry.host), Some(LOGIN), &[])
+}
+
+#[test]
+fn an_init_container_warms_what_the_executor_of_its_pod_reads() {
+    let (registry, cluster) = cluster();
+    let finished = cluster.run(&pod("init-container/pod.yaml")).succeeded();
+    assert!(finished.log.contains("Found sha256:"), "{}", finished.log);
+    assert!(finished.message.starts_with("sha256:"), "{}", finished.message);
+    assert_eq!(answer(&registry, &format!("app@{}", finished.message)), "good morning\n");
+}
+
+#[test]
+fn a_claim_that_the_cron_job_filled_feeds_an_executor_that_reads_it_only() {
+    let (registry, cluster) = cluster();
+    cluster.run(&pod("warmer-cronjob/cronjob.yaml")).succeeded();
+    let warmed = listing(&cluster.claim("kiln-cache"));
+    assert!(warmed.iter().any(|line| line.contains("unpacked")), "{warmed:?}");
+    let finished = cluster.run(&pod("executor-job/job.yaml")).succeeded();
+    assert!(finished.log.contains("Found sha256:"), "{}", finished.log);
+    assert_eq!(listing(&cluster.claim("kiln-cache")), warmed, "the executor wrote nothing there");
+    assert_eq!(answer(&registry, "app:1"), "good morning\n");
+}
+
+#[test]
+fn a_one_shot_job_builds_from_the_registry_alone() {
+    let (registry, cluster) = cluster();
+    let finished = cluster.run(&pod("executor-job/job.yaml")).succeeded();
+    assert_eq!(answer(&registry, &format!("app@{}", finished.message)), "good morning\n");
+}
+
+#[test]
+fn a_failed_build_ends_the_pod_with_the_exit_code_of_its_step() {
+    let (_registry, mut cluster) = cluster();
+    cluster.config_map("build-context", &[("Dockerfile", "FROM registry.example.com/base:1\nRUN exit 7\n")]);
+    let finished = cluster.run(&pod("executor-job/job.yaml"));
+    assert_eq!(finished.exit, 7, "{}", finished.log);
+    assert_eq!(finished.message, "", "nothing was built");
+}
+
+#[test]
+fn a_daemon_set_fills_its_nodes_own_disk() {
+    let (_registry, cluster) = cluster();
+    let warmer = cluster.start(&pod("warmer-daemonset/daemonset.yaml"), None);
+    let index = cluster.host_path("/var/lib/kiln/cache").join("index.json");
+    for _ in 0..600 {
+        if index.exists() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("{}", warmer.log());
+}
+
+#[test]
+fn each_pod_of_an_indexed_job_builds_its_own_folder() {
+    let (registry, cluster) = cluster();
+    let contexts = cluster.claim("build-contexts");
+    for index in 0..2 {
+        let folder = contexts.join(index.to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        let text =
+            format!("FROM {}/base:1\nRUN echo {index} > /made\nCMD [\"cat\", \"/made\"]\n", registry.host);
+        std::fs::write(folder.join("Dockerfile"), text).unwrap();
+    }
+    let job = pod("indexed-job/job.yaml");
+    for index in 0..2 {
+        cluster.run_index(&job, index).succeeded();
+        assert_eq!(answer(&registry, &format!("app-{index}:1")), format!("{index}\n"));
+    }
+    let again = cluster.run_index(&job, 1).succeeded();
+    assert!(again.log.contains("Using caching version of cmd"), "{}", again.log);
+}
+
+/// The rung that the manifest's comment promises.
+fn promised(path: &str) -> String {
+    let text = std::fs::read_to_string(file(path)).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("# rung: "));
+    line.unwrap_or_else(|| panic!("{path} promises a rung")).to_owned()
+}
+
+fn profile(name: &str, node: Node) {
+    let (registry, mut cluster) = cluster();
+    cluster.node = node;
+    let path = format!("profiles/{name}/job.yaml");
+    let finished = cluster.run(&pod(&path)).succeeded();
+    assert_eq!(finished.rung(), Some(promised(&path).as_str()), "{}", finished.log);
+    assert_eq!(answer(&registry, "app:1"), "good morning\n");
+}
+
+#[test]
+fn profile_plain_gives_the_rung_that_it_promises() {
+    profile("plain", Node::Bare);
+}
+
+#[test]
+fn profile_runtime_default_gives_the_rung_that_it_promises() {
+    profile("runtime-default", Node::Bare);
+}
+
+#[test]
+fn profile_runtime_default_gives_the_same_rung_where_apparmor_is() {
+    profile("runtime-default", Node::AppArmor);
+}
+
+#[test]
+fn profile_unconfined_gives_the_rung_that_it_promises_where_all_is_filtered() {
+    profile("unconfined", Node::SeccompDefault);
+}
+
+#[test]
+fn profile_unconfined_gives_the_rung_that_it_promises_where_apparmor_is() {
+    profile("unconfined", Node::AppArmor);
+}
+
+#[test]
+fn profile_user_namespace_gives_the_rung_that_it_promises() {
+    profile("user-namespace", Node::Bare);
+}
+
+#[test]
+fn profile_plain_falls_to_rung_root_where_apparmor_refuses_mounts() {
+    let (registry, mut cluster) = cluster();
+    cluster.node = Node::AppArmor;
+    let finished = cluster.run(&pod("profiles/plain/job.yaml")).succeeded();
+    assert_eq!(finished.rung(), Some("root"), "{}", finished.log);
+    assert_eq!(answer(&registry, "app:1"), "good morning\n");
+}
+
+/// Every path below a folder with its size and time of change.
+fn listing(folder: &std::path::Path) -> Vec<String> {
+    let output =
+        std::process::Command::new("find").arg(folder).args(["-printf", "%P %s %T@ %C@\n"]).output().unwrap();
+    let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
