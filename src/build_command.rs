@@ -1,13 +1,11 @@
 //! `executor`: a build, from flags to an exit code.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use kiln_executor::{BuildError, Built, Event, StepNews, build, write_text};
-use kiln_oci::{Digest, Reference};
+use kiln_executor::{Built, Event, StepNews, build};
 use kiln_sandbox::Cancel;
 
-use crate::cli::executor::{DigestFiles, ExecutorFlags};
+use crate::cli::executor::ExecutorFlags;
 use crate::environment::Environment;
 use crate::exit::Outcome;
 use crate::progress::{Progress, size};
@@ -26,7 +24,7 @@ pub(crate) fn run(environment: &Environment, flags: &ExecutorFlags) -> Outcome {
 
 fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress) -> Result<Outcome, String> {
     let mut request = build_request::request(environment, flags)?;
-    let destinations = request.output.destinations.clone();
+    let (destinations, pushes) = (request.output.destinations.clone(), request.output.push);
     let registry = registry_options::registry(environment, &flags.registry, &(&flags.push).into(), progress)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     if flags.dockerfile.starts_with("http://") || flags.dockerfile.starts_with("https://") {
@@ -35,6 +33,7 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
         fetched.map_err(|why| format!("could not get the Dockerfile {}: {why}", flags.dockerfile))?;
         request.dockerfile = kiln_executor::DockerfileAt::Text { name: flags.dockerfile.clone(), bytes };
     }
+    let digests = registry.clone();
     let cancel = Cancel::new().map_err(|error| error.to_string())?;
     let bars = progress.clone();
     let on = Arc::new(move |event| tell(&bars, event));
@@ -43,18 +42,24 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
         build(request, registry, on, cancel.clone()).await
     });
     match result {
-        Ok(Built::Plan(plan)) => {
-            show::out(&if flags.cache.dryrun == "json" {
-                crate::plan_text::json(&plan)
-            } else {
-                crate::plan_text::tree(&plan)
-            });
+        Ok(Built::Plans(plans)) => {
+            // Several platforms: a tree or a line of JSON for each, in their order.
+            for plan in &plans {
+                show::out(&if flags.cache.dryrun == "json" {
+                    crate::plan_text::json(plan)
+                } else {
+                    crate::plan_text::tree(plan)
+                });
+            }
             Ok(Outcome::Done)
         }
-        Ok(Built::Images(images)) => {
-            if let Some(image) = images.first() {
-                digest_files(&flags.digest_files, image.digest(), &destinations)?;
-                builder_output(environment, image.digest(), &destinations)?;
+        Ok(Built::Product(product)) => {
+            if let Some(digest) = product.digest() {
+                let files = &flags.digest_files;
+                crate::digest_files::write(files, digest, &destinations, &digests, &runtime)?;
+                if pushes {
+                    crate::digest_files::builder_output(environment, digest, &destinations)?;
+                }
             }
             Ok(Outcome::Done)
         }
@@ -143,48 +148,4 @@ fn tell(progress: &Progress, event: Event) {
             tracing::info!("built {digest} in {:.1} s", took.as_secs_f64());
         }
     }
-}
-
-/// Writes the digest files that are asked for.
-pub(crate) fn digest_files(
-    files: &DigestFiles,
-    digest: &Digest,
-    destinations: &[Reference],
-) -> Result<(), String> {
-    let written = |result: Result<(), BuildError>| result.map_err(|error| error.to_string());
-    // kaniko writes Docker Hub's host in its old form.
-    let name = |reference: &Reference| {
-        reference.repository.to_string().replacen("docker.io/", "index.docker.io/", 1)
-    };
-    if let Some(path) = &files.digest_file {
-        written(write_text(Path::new(path), &digest.to_string()))?;
-    }
-    if let Some(path) = &files.image_name_with_digest_file {
-        let lines = lines(destinations.iter().map(|d| format!("{}@{digest}", name(d))));
-        written(write_text(Path::new(path), &lines))?;
-    }
-    if let Some(path) = &files.image_name_tag_with_digest_file {
-        let tag = |d: &Reference| d.tag_or_latest().map_or_else(String::new, |tag| format!(":{tag}"));
-        let lines = lines(destinations.iter().map(|d| format!("{}{}@{digest}", name(d), tag(d))));
-        written(write_text(Path::new(path), &lines))?;
-    }
-    Ok(())
-}
-
-/// Each with a newline behind it.
-fn lines(items: impl Iterator<Item = String>) -> String {
-    items.fold(String::new(), |text, line| text + &line + "\n")
-}
-
-/// Cloud Build reads what was pushed from a file.
-fn builder_output(
-    environment: &Environment,
-    digest: &Digest,
-    destinations: &[Reference],
-) -> Result<(), String> {
-    let Some(folder) = environment.get("BUILDER_OUTPUT") else { return Ok(()) };
-    let pushed =
-        |d: &Reference| serde_json::json!({"name": d.to_string(), "digest": digest.to_string()}).to_string();
-    let lines = lines(destinations.iter().map(pushed));
-    write_text(&Path::new(folder).join("images"), &lines).map_err(|error| error.to_string())
 }

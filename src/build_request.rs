@@ -22,7 +22,7 @@ pub(crate) fn request(environment: &Environment, flags: &ExecutorFlags) -> Resul
     let now = crate::clock::now();
     let layers = layers(environment, flags)?;
     let kaniko_dir = kaniko_dir(environment, flags);
-    let scratch = scratch(environment, flags, &kaniko_dir);
+    let scratch = scratch(environment, flags.files.scratch_dir.clone(), &kaniko_dir);
     let output = output(environment, flags)?;
     let (named_contexts, images) = named_contexts(environment, flags)?;
     let no_push = !output.push;
@@ -34,6 +34,7 @@ pub(crate) fn request(environment: &Environment, flags: &ExecutorFlags) -> Resul
         context: context(environment, flags)?,
         named_contexts,
         plan: plan(environment, flags, &layers, images)?,
+        platforms: platforms(flags)?,
         cache: cache(flags, &output, &scratch, no_push)?,
         output,
         isolation: isolation(flags, kaniko_dir, scratch)?,
@@ -61,25 +62,44 @@ pub(crate) fn build_args(environment: &Environment, words: &[String]) -> BTreeMa
     args
 }
 
+/// The platforms to build for: at least one, without doubles.
+fn platforms(flags: &ExecutorFlags) -> Result<Vec<Platform>, String> {
+    let mut platforms = Vec::new();
+    for text in &flags.platform {
+        let platform: Platform = text.parse().map_err(|error| format!("--platform: {error}"))?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::host());
+    }
+    if platforms.len() > 1 && flags.output.tar_path.is_some() {
+        return Err(
+            "--tar-path writes an archive that docker loads, which holds one platform under a tag: use \
+                    --oci-layout-path, or build each platform on its own"
+                .to_owned(),
+        );
+    }
+    Ok(platforms)
+}
+
 fn plan(
     environment: &Environment,
     flags: &ExecutorFlags,
     layers: &Layers,
     images: BTreeMap<String, NamedContext>,
 ) -> Result<Request, String> {
-    let platform = match flags.platform.as_slice() {
-        [] => Platform::host(),
-        [one] => one.parse().map_err(|error| format!("--platform: {error}"))?,
-        _ => return Err("--platform takes one platform for now: build each, then join them".to_owned()),
-    };
-    let mut request = Request::new(platform);
+    let platforms = platforms(flags)?;
+    let mut request = Request::new(platforms[0].clone());
     request.build_platform = Platform::host();
     request.platform_given = !flags.platform.is_empty();
     request.build_args = build_args(environment, &flags.build_arg);
     request.targets.clone_from(&flags.target);
     request.labels = flags.label.iter().cloned().collect();
     request.named_contexts = images;
-    request.content_keys = flags.cache.cache || flags.cache.dryrun != "false";
+    // With several platforms, keys also tell which steps they have in common.
+    request.content_keys = flags.cache.cache || flags.cache.dryrun != "false" || platforms.len() > 1;
     let level = layers.level.map_or_else(String::new, |level| level.to_string());
     let mut ignored = layers.ignored.clone();
     ignored.sort();
@@ -260,8 +280,7 @@ fn kaniko_dir(environment: &Environment, flags: &ExecutorFlags) -> PathBuf {
 }
 
 /// The first of the usual places that is a writable mount other than overlayfs with room in it.
-fn scratch(environment: &Environment, flags: &ExecutorFlags, kaniko_dir: &Path) -> PathBuf {
-    let given = flags.files.scratch_dir.clone();
+pub(crate) fn scratch(environment: &Environment, given: Option<PathBuf>, kaniko_dir: &Path) -> PathBuf {
     if let Some(path) = given.or_else(|| environment.get("KILN_SCRATCH_DIR").map(PathBuf::from)) {
         return environment.directory.join(path);
     }

@@ -5,6 +5,7 @@ mod build_request;
 mod cli;
 mod clock;
 mod container;
+mod digest_files;
 mod environment;
 mod exit;
 mod file_commands;

@@ -1,12 +1,11 @@
 //! `executor login` and `executor push`.
 
-use std::io::BufRead as _;
-use std::sync::Arc;
+use std::io::{BufRead as _, Seek as _, SeekFrom};
 
-use bytes::Bytes;
+use kiln_executor::join;
 use kiln_oci::{Platform, Redacted, Reference};
 use kiln_registry::{Registry, save_login};
-use kiln_store::{Choice, LocalImage, read_archive, read_layout};
+use kiln_store::{Content, Stored, read_stored};
 
 use crate::cli::{LoginFlags, PushFlags};
 use crate::environment::Environment;
@@ -37,68 +36,115 @@ pub(crate) fn login(environment: &Environment, flags: &LoginFlags) -> Outcome {
     }
 }
 
-/// Pushes an image made before.
+/// Pushes what was made before, or joins images in an index.
 pub(crate) fn push(environment: &Environment, flags: &PushFlags) -> Outcome {
     let progress = Progress::new();
     crate::log::start(&flags.log, &progress);
-    let work = || -> Result<(), String> {
-        if !flags.index.is_empty() {
-            return Err("--index is not supported yet: push the images one by one".to_owned());
-        }
-        let destinations = flags.destination.iter().map(|text| text.parse::<Reference>());
-        let destinations = destinations.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        let path = flags.path.as_ref().ok_or("say which archive or layout is to be pushed")?;
-        let choice = Choice::of(Platform::host());
-        let image = if path.is_dir() { read_layout(path, &choice) } else { read_archive(path, &choice) };
-        let image = image.map_err(|error| error.to_string())?;
-        let registry =
-            registry_options::registry(environment, &flags.registry, &(&flags.push).into(), &progress)?;
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-        runtime.block_on(push_image(&registry, &image, &destinations))?;
-        crate::build_command::digest_files(&flags.digest_files, image.manifest.digest(), &destinations)
-    };
-    match work() {
+    match attempt(environment, flags, &progress) {
         Ok(()) => Outcome::Done,
         Err(why) => show::failed(&why),
     }
 }
 
-struct Layer(kiln_store::LocalLayer);
-
-impl kiln_registry::BlobSource for Layer {
-    fn open(&self, offset: u64) -> std::io::Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
-        use std::io::{Read as _, Write as _};
-        // A layer in an archive is copied out: uploads are resumed from the middle.
-        let mut file = tempfile::tempfile()?;
-        std::io::copy(&mut self.0.open().map_err(std::io::Error::other)?.by_ref(), &mut file)?;
-        file.flush()?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset))?;
-        Ok(Box::new(tokio::fs::File::from_std(file)))
+fn attempt(environment: &Environment, flags: &PushFlags, progress: &Progress) -> Result<(), String> {
+    let destinations = references("--destination", &flags.destination)?;
+    let registry = registry_options::registry(environment, &flags.registry, &(&flags.push).into(), progress)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let check = async {
+        for destination in &destinations {
+            registry.check_push(&destination.repository).await?;
+        }
+        Ok::<_, kiln_registry::RegistryError>(())
+    };
+    if !flags.push.skip_push_permission_check {
+        runtime.block_on(check).map_err(|error| error.to_string())?;
     }
+    let digest = if flags.index.is_empty() {
+        let path = flags.path.as_ref().ok_or("say which archive or layout is to be pushed")?;
+        let names: Vec<String> = destinations.iter().map(ToString::to_string).collect();
+        let stored = read_stored(path, &names, &Platform::host()).map_err(|error| error.to_string())?;
+        runtime.block_on(send(&registry, &stored, &destinations, flags))?;
+        stored.descriptor.digest
+    } else {
+        if let Some(path) = &flags.path {
+            return Err(format!("give either an archive or --index, not both: {}", path.display()));
+        }
+        let images = references("--index", &flags.index)?;
+        let scratch = crate::build_request::scratch(environment, None, &environment.executable_directory);
+        std::fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
+        let joined = runtime.block_on(join(&registry, &images, &destinations, &scratch));
+        let joined = joined.map_err(|error| error.to_string())?;
+        let platforms: Vec<String> = joined.platforms.iter().map(ToString::to_string).collect();
+        for destination in &destinations {
+            let repository = &destination.repository;
+            tracing::info!("Pushed {repository}@{} for {}", joined.digest, platforms.join(", "));
+        }
+        joined.digest
+    };
+    crate::digest_files::write(&flags.digest_files, &digest, &destinations, &registry, &runtime)?;
+    crate::digest_files::builder_output(environment, &digest, &destinations)
 }
 
-async fn push_image(
+fn references(flag: &str, texts: &[String]) -> Result<Vec<Reference>, String> {
+    texts.iter().map(|text| text.parse().map_err(|error| format!("{flag}: {error}"))).collect()
+}
+
+/// Puts what was stored at every destination: what a document names before the document, the name last.
+async fn send(
     registry: &Registry,
-    image: &LocalImage,
+    stored: &Stored,
     destinations: &[Reference],
+    flags: &PushFlags,
 ) -> Result<(), String> {
     for destination in destinations {
         let repository = &destination.repository;
-        for layer in &image.layers {
-            let source = Arc::new(Layer(layer.clone()));
-            registry
-                .push_blob(repository, &layer.descriptor, source.as_ref())
-                .await
-                .map_err(|error| error.to_string())?;
+        let mut listed = Vec::new();
+        flatten(stored, &mut listed);
+        for document in &listed {
+            for blob in &document.blobs {
+                let pushed =
+                    registry.push_blob(repository, &blob.descriptor, &Blob(blob.content.clone())).await;
+                pushed.map_err(|error| error.to_string())?;
+            }
+            if !std::ptr::eq(*document, stored) {
+                let digest = Some(document.descriptor.digest.clone());
+                let name = Reference { repository: repository.clone(), tag: None, digest };
+                let media_type = &document.descriptor.media_type;
+                let pushed = registry.push_manifest(&name, media_type, &document.raw).await;
+                pushed.map_err(|error| error.to_string())?;
+            }
         }
-        let config = Bytes::copy_from_slice(image.config.raw());
-        let manifest = &image.manifest;
-        let pushed = async {
-            registry.push_blob(repository, &manifest.value().config, &config).await?;
-            registry.push_manifest(destination, manifest.value().media_type(), manifest.raw()).await
-        };
-        let digest = pushed.await.map_err(|error| error.to_string())?;
-        tracing::info!("Pushed {repository}@{digest}");
+        match registry.push_manifest(destination, &stored.descriptor.media_type, &stored.raw).await {
+            Ok(digest) => tracing::info!("Pushed {repository}@{digest}"),
+            Err(error) if error.is_immutable_tag() && flags.push.push_ignore_immutable_tag_errors => {
+                tracing::warn!("{destination} is there already and may not change");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
     }
     Ok(())
+}
+
+/// All documents, each after those that it lists.
+fn flatten<'a>(stored: &'a Stored, into: &mut Vec<&'a Stored>) {
+    for child in &stored.children {
+        flatten(child, into);
+    }
+    into.push(stored);
+}
+
+struct Blob(Content);
+
+impl kiln_registry::BlobSource for Blob {
+    fn open(&self, from: u64) -> std::io::Result<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
+        match &self.0 {
+            Content::Bytes(bytes) => bytes::Bytes::copy_from_slice(bytes).open(from),
+            Content::Section { path, offset, len } => {
+                use tokio::io::AsyncReadExt as _;
+                let mut file = std::fs::File::open(path)?;
+                file.seek(SeekFrom::Start(offset + from))?;
+                Ok(Box::new(tokio::fs::File::from_std(file).take(len.saturating_sub(from))))
+            }
+        }
+    }
 }

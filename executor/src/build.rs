@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kiln_cache::{ImageEvent, ImageOptions, Images, StepCache, StepPlace};
 use kiln_dockerfile::{Dockerfile, Ignore, LintFacts, Severity, Source, lint_with};
-use kiln_plan::{Base, BuildPlan, Facts, Hits, Verdict};
+use kiln_plan::{Base, BuildPlan, Facts, Hit, Hits, Verdict};
 use kiln_registry::Registry;
 use kiln_sandbox::Cancel;
 use kiln_store::{Durability, ReadOnly, Store};
@@ -16,6 +16,7 @@ use crate::error::BuildError;
 use crate::event::{Event, Observer, StepNews};
 use crate::image::{Image, ImageFormat, Layer, Parts, assemble};
 use crate::planning::{self, Found, blocking};
+use crate::product::Product;
 use crate::request::{BuildRequest, CachePlace, DockerfileAt};
 use crate::scratch::Scratch;
 use crate::session::{Session, fetch_contexts};
@@ -26,10 +27,10 @@ use crate::uploads::Uploads;
 /// What a build came to.
 #[derive(Debug)]
 pub enum Built {
-    /// The images of the targets, in the order of the targets.
-    Images(Vec<Image>),
-    /// With `--dryrun`: the plan.
-    Plan(Box<BuildPlan>),
+    /// The first target's image, or the index of its images.
+    Product(Box<Product>),
+    /// With `--dryrun`: the plan for each platform.
+    Plans(Vec<BuildPlan>),
 }
 
 /// Builds what `request` asks for.
@@ -45,10 +46,10 @@ pub async fn build(
     let dry_run = request.dry_run;
     let (session, file) = open(request, registry, on, cancel).await?;
     let result = work(&session, &file, dry_run).await;
-    if let Ok(Built::Images(images)) = &result
-        && let Some(image) = images.first()
+    if let Ok(Built::Product(product)) = &result
+        && let Some(digest) = product.digest()
     {
-        session.tell(Event::Finished { digest: image.digest().clone(), took: began.elapsed() });
+        session.tell(Event::Finished { digest: digest.clone(), took: began.elapsed() });
     }
     if !matches!(result, Err(BuildError::Cancelled)) {
         crate::results::settle(&session, began.elapsed(), result.is_err()).await;
@@ -257,32 +258,67 @@ fn dockerfile(at: &DockerfileAt, context: &std::path::Path) -> Result<(Source, I
 }
 
 async fn work(session: &Arc<Session>, file: &Dockerfile, dry_run: bool) -> Result<Built, BuildError> {
-    let (mut facts, mut images) = (Facts::default(), Found::new());
     if session.request.output.push && session.request.output.check_push && !dry_run {
         for destination in &session.request.output.destinations {
             session.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
         }
     }
-    let plan = planning::make(session, file, &mut facts, &mut images).await?;
-    for warning in &plan.warnings {
+    let (mut known, mut plans, mut images) = (Known::default(), Vec::new(), Vec::new());
+    for number in 0..session.request.platforms.len() {
+        match one_platform(session, file, number, &mut known, dry_run).await? {
+            Platformed::Plan(plan) => plans.push(*plan),
+            Platformed::Image(image) => images.push(*image),
+        }
+    }
+    if dry_run { Ok(Built::Plans(plans)) } else { deliver(session, images).await }
+}
+
+/// What the platforms of one build have in common: a stage for the machine that builds runs once.
+#[derive(Default)]
+struct Known {
+    facts: Facts,
+    images: Found,
+    hits: Hits,
+}
+
+enum Platformed {
+    Plan(Box<BuildPlan>),
+    Image(Box<Image>),
+}
+
+/// Builds for the platform with this number.
+async fn one_platform(
+    session: &Arc<Session>,
+    file: &Dockerfile,
+    number: usize,
+    known: &mut Known,
+    dry_run: bool,
+) -> Result<Platformed, BuildError> {
+    let mut request = session.request.plan.clone();
+    request.platform.clone_from(&session.request.platforms[number]);
+    let plan = planning::make(session, file, &request, &mut known.facts, &mut known.images).await?;
+    for warning in plan.warnings.iter().filter(|_| number == 0) {
         session.tell(Event::Warning(warning.clone()));
     }
-    let hits =
-        if session.request.cache.enabled { session.cache.probe(&plan.keys()).await } else { Hits::new() };
-    let mut plan = plan.decide(&hits);
+    if session.request.cache.enabled {
+        let unknown: Vec<_> = plan.keys().into_iter().filter(|key| !known.hits.contains_key(key)).collect();
+        known.hits.extend(session.cache.probe(&unknown).await);
+    }
+    let mut plan = plan.decide(&known.hits);
     if session.request.layers.single {
         need_trees(&mut plan);
     }
     if dry_run {
-        return Ok(Built::Plan(Box::new(plan)));
+        return Ok(Platformed::Plan(Box::new(plan)));
     }
+    crate::foreign::check(session, &plan)?;
     if session.request.cache.enabled {
         announce(session, &plan);
     }
-    let (plan, images) = (Arc::new(plan), Arc::new(images));
+    let (plan, images) = (Arc::new(plan), Arc::new(known.images.clone()));
     let trees = if needs_trees(&plan) {
         let session = Arc::clone(session);
-        Some(Arc::new(blocking(move || Trees::new(&session)).await?))
+        Some(Arc::new(blocking(move || Trees::new(&session, number)).await?))
     } else {
         None
     };
@@ -294,8 +330,37 @@ async fn work(session: &Arc<Session>, file: &Dockerfile, dry_run: bool) -> Resul
             return Err(error);
         }
     };
-    let made = plan.targets.iter().map(|target| image(session, &plan, *target, &finished, &images)).collect();
-    deliver(session, made).await
+    if session.request.platforms.len() > 1 && !session.request.layers.single {
+        known.hits.extend(made(&plan, &finished, session.request.now));
+    }
+    let Some(target) = plan.targets.first() else {
+        return Err(BuildError::other("there is no stage to build"));
+    };
+    Ok(Platformed::Image(Box::new(image(session, &plan, *target, &finished, &images))))
+}
+
+/// The layers of the steps that ran, by their keys: hits for the platforms to come.
+fn made(plan: &BuildPlan, finished: &Finished, now: i64) -> Hits {
+    let mut hits = Hits::new();
+    for (place, layers) in finished {
+        let stage = &plan.stages[*place];
+        let Some(below) = layers.len().checked_sub(stage.steps.len()) else { continue };
+        for (step, layer) in stage.steps.iter().zip(&layers[below..]) {
+            hits.extend(step.keys.all().map(|key| {
+                let hit = Hit {
+                    key,
+                    digest: layer.descriptor.digest.clone(),
+                    diff_id: layer.diff_id,
+                    size: layer.descriptor.size,
+                    media_type: layer.descriptor.media_type.clone(),
+                    origin: "this build".to_owned(),
+                    created: now,
+                };
+                (key, hit)
+            }));
+        }
+    }
+    hits
 }
 
 /// With one layer for all, changes are found in a tree.
@@ -433,14 +498,13 @@ fn own_history(plan: &BuildPlan, target: usize) -> usize {
 
 async fn deliver(session: &Arc<Session>, images: Vec<Image>) -> Result<Built, BuildError> {
     session.check_cancelled()?;
-    if let Some(image) = images.first() {
-        let (copy, shared) = (image.clone(), Arc::clone(session));
-        blocking(move || crate::outputs::write_files(&shared, &copy)).await?;
-        if session.request.output.push {
-            crate::outputs::push(session, image).await?;
-        }
+    let product = Product::new(images, Vec::new());
+    let (copy, shared) = (product.clone(), Arc::clone(session));
+    blocking(move || crate::outputs::write_files(&shared, &copy)).await?;
+    if session.request.output.push {
+        crate::outputs::push(session, &product).await?;
     }
-    Ok(Built::Images(images))
+    Ok(Built::Product(Box::new(product)))
 }
 
 /// A time in seconds since 1970 as RFC 3339 writes it.

@@ -7,10 +7,13 @@ mod build;
 mod copy;
 mod error;
 mod event;
+mod foreign;
 mod image;
+mod join;
 mod mounts;
 mod outputs;
 mod planning;
+mod product;
 mod remote;
 mod request;
 mod results;
@@ -27,7 +30,9 @@ pub use copy::{CopyError, Downloaded};
 pub use error::BuildError;
 pub use event::{Event, Observer, StepNews};
 pub use image::{Image, ImageFormat, Layer};
+pub use join::{Joined, join};
 pub use outputs::write_text;
+pub use product::{Attestation, Product};
 pub use request::{
     BuildRequest, Cache, CachePlace, DockerfileAt, Isolation, Layers, Output, RunMountFlag, Secret,
 };

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use kiln_cache::LayerSource;
 use kiln_oci::media_type;
-use kiln_oci::{Descriptor, Reference, Repository};
+use kiln_oci::{Descriptor, Digest, Reference, Repository};
 use kiln_registry::{BlobSource, FileSource};
 use kiln_store::{ArchiveWriter, Blobs, OciLayoutWriter};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -19,28 +19,40 @@ use tokio::sync::mpsc;
 use crate::error::BuildError;
 use crate::event::Event;
 use crate::image::Image;
+use crate::product::{Attestation, Product};
 use crate::session::{LayerOrigin, Session};
 
-/// Pushes the image to every destination.
-pub(crate) async fn push(session: &Arc<Session>, image: &Image) -> Result<(), BuildError> {
+/// Pushes the result to every destination: what an index lists first, by digest, and the name last.
+pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<(), BuildError> {
+    let Some(digest) = product.digest() else { return Ok(()) };
     for destination in &session.request.output.destinations {
         session.check_cancelled()?;
         let repository = &destination.repository;
-        let layers = image.manifest.value().layers.iter().zip(&image.layers);
-        for (_, layer) in layers.filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type)) {
-            let (shared, to, layer) = (Arc::clone(session), repository.clone(), layer.descriptor.clone());
-            let digest = layer.digest.clone();
-            session.uploads.send(repository, &digest, async move { push_layer(&shared, &to, &layer).await });
+        for image in product.images() {
+            push_blobs(session, repository, image).await?;
         }
-        session.uploads.finish().await?;
-        let config = &image.manifest.value().config;
-        let raw = Bytes::copy_from_slice(image.config.raw());
-        session.registry.push_blob(repository, config, &raw).await.map_err(BuildError::other)?;
+        for attestation in product.attestations() {
+            push_statements(session, repository, attestation).await?;
+        }
         session.check_cancelled()?;
-        let manifest = &image.manifest;
-        let pushed =
-            session.registry.push_manifest(destination, manifest.value().media_type(), manifest.raw()).await;
-        match pushed {
+        let (media_type, raw) = match product.index() {
+            Some(index) => {
+                let images = product.images().iter().map(|image| &image.manifest);
+                let listed = images.chain(product.attestations().iter().map(|said| &said.manifest));
+                for manifest in listed {
+                    let name = by_digest(repository, manifest.digest());
+                    let pushed =
+                        session.registry.push_manifest(&name, manifest.value().media_type(), manifest.raw());
+                    pushed.await.map_err(BuildError::other)?;
+                }
+                (index.value().media_type.as_deref().unwrap_or(media_type::OCI_INDEX), index.raw())
+            }
+            None => match product.images().first() {
+                Some(image) => (image.manifest.value().media_type(), image.manifest.raw()),
+                None => return Ok(()),
+            },
+        };
+        match session.registry.push_manifest(destination, media_type, raw).await {
             Ok(_) => {}
             Err(error) if error.is_immutable_tag() && session.request.output.ignore_immutable => {
                 session.tell(Event::Warning(format!("{destination} is there already and may not change")));
@@ -48,7 +60,43 @@ pub(crate) async fn push(session: &Arc<Session>, image: &Image) -> Result<(), Bu
             }
             Err(error) => return Err(BuildError::other(error)),
         }
-        session.tell(Event::Pushed { reference: destination.clone(), digest: image.digest().clone() });
+        session.tell(Event::Pushed { reference: destination.clone(), digest: digest.clone() });
+    }
+    Ok(())
+}
+
+fn by_digest(repository: &Repository, digest: &Digest) -> Reference {
+    Reference { repository: repository.clone(), tag: None, digest: Some(digest.clone()) }
+}
+
+/// Sends an image's layers, side by side, and its config.
+async fn push_blobs(
+    session: &Arc<Session>,
+    repository: &Repository,
+    image: &Image,
+) -> Result<(), BuildError> {
+    let layers = image.manifest.value().layers.iter().zip(&image.layers);
+    for (_, layer) in layers.filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type)) {
+        let (shared, to, layer) = (Arc::clone(session), repository.clone(), layer.descriptor.clone());
+        let digest = layer.digest.clone();
+        session.uploads.send(repository, &digest, async move { push_layer(&shared, &to, &layer).await });
+    }
+    session.uploads.finish().await?;
+    let config = &image.manifest.value().config;
+    let raw = Bytes::copy_from_slice(image.config.raw());
+    session.registry.push_blob(repository, config, &raw).await.map_err(BuildError::other)?;
+    Ok(())
+}
+
+async fn push_statements(
+    session: &Arc<Session>,
+    repository: &Repository,
+    attestation: &Attestation,
+) -> Result<(), BuildError> {
+    let config = (&attestation.manifest.value().config, &attestation.config);
+    let statements = attestation.statements.iter().map(|(descriptor, bytes)| (descriptor, bytes));
+    for (descriptor, bytes) in statements.chain([config]) {
+        session.registry.push_blob(repository, descriptor, bytes).await.map_err(BuildError::other)?;
     }
     Ok(())
 }
@@ -146,19 +194,40 @@ impl Blobs for AllBlobs<'_> {
     }
 }
 
-/// Writes the image as an archive and as a layout, as far as that is asked for. Blocks.
-pub(crate) fn write_files(session: &Session, image: &Image) -> Result<(), BuildError> {
+impl Blobs for Attestation {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        let found = self.statements.iter().find(|(statement, _)| statement.digest == descriptor.digest);
+        let (_, bytes) = found.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(io::Cursor::new(bytes.clone())))
+    }
+}
+
+/// Writes the result as an archive and as a layout, as far as that is asked for. Blocks.
+pub(crate) fn write_files(session: &Session, product: &Product) -> Result<(), BuildError> {
     let output = &session.request.output;
     let blobs = AllBlobs(session);
+    let Some(first) = product.images().first() else { return Ok(()) };
     if let Some(path) = &output.archive {
-        ArchiveWriter::write_file(path, &image.manifest, &image.config, &output.destinations, &blobs)
+        ArchiveWriter::write_file(path, &first.manifest, &first.config, &output.destinations, &blobs)
             .map_err(BuildError::other)?;
         session.tell(Event::Note(format!("wrote {}", path.display())));
     }
     if let Some(path) = &output.layout {
         let names: Vec<String> = output.destinations.iter().map(with_tag).collect();
         let writer = OciLayoutWriter::create(path).map_err(BuildError::other)?;
-        writer.add(&image.manifest, &image.config, &names, &blobs).map_err(BuildError::other)?;
+        match product.index() {
+            None => writer.add(&first.manifest, &first.config, &names, &blobs).map_err(BuildError::other)?,
+            Some(index) => {
+                for image in product.images() {
+                    let added = writer.add_unlisted(&image.manifest, image.config.raw(), &blobs);
+                    added.map_err(BuildError::other)?;
+                }
+                for said in product.attestations() {
+                    writer.add_unlisted(&said.manifest, &said.config, said).map_err(BuildError::other)?;
+                }
+                writer.add_index(index, &names).map_err(BuildError::other)?;
+            }
+        }
         session.tell(Event::Note(format!("wrote the OCI layout {}", path.display())));
     }
     Ok(())

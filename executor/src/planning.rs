@@ -20,16 +20,17 @@ pub(crate) type Found = BTreeMap<(ImageName, String), Arc<ResolvedImage>>;
 /// More rounds than this mean that the planner asks for what it was told.
 const MAX_ROUNDS: usize = 100;
 
-/// Plans the build.
+/// Plans the build for one platform. What was found out for another one is not asked again.
 pub(crate) async fn make(
     session: &Arc<Session>,
     file: &Dockerfile,
+    request: &kiln_plan::Request,
     facts: &mut Facts,
     images: &mut Found,
 ) -> Result<BuildPlan, BuildError> {
     for _ in 0..MAX_ROUNDS {
         session.check_cancelled()?;
-        match plan(file, &session.request.plan, facts) {
+        match plan(file, request, facts) {
             Ok(Planning::Ready(plan)) => return Ok(plan),
             Ok(Planning::Asks(questions)) => answer(session, questions, facts, images).await?,
             Err(errors) => return Err(session.wrong(errors)),

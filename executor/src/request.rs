@@ -20,8 +20,10 @@ pub struct BuildRequest {
     pub context: kiln_context::ContextRequest,
     /// The named contexts of files; those that are images are in `plan`.
     pub named_contexts: BTreeMap<String, kiln_context::ContextRequest>,
-    /// What shapes the plan.
+    /// What shapes the plan. Its platform is the first of `platforms`.
     pub plan: kiln_plan::Request,
+    /// The platforms to build for, at least one: an image each, joined in an index where there are several.
+    pub platforms: Vec<kiln_oci::Platform>,
     /// Where the image goes.
     pub output: Output,
     /// The layer cache and the volume.

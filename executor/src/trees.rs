@@ -29,8 +29,8 @@ pub(crate) struct Trees {
 const IMAGES: usize = 1 << 20;
 
 impl Trees {
-    /// Chooses a rung by probing, and says which.
-    pub(crate) fn new(session: &Session) -> Result<Self, BuildError> {
+    /// Chooses a rung by probing, and says which. `number` counts the platforms: each has trees of its own.
+    pub(crate) fn new(session: &Session, number: usize) -> Result<Self, BuildError> {
         let isolation = &session.request.isolation;
         let report = probe(session.scratch.path());
         let situation = Situation {
@@ -41,7 +41,7 @@ impl Trees {
         let (enclosure, reason) = choose(&report, isolation.rung, situation).map_err(BuildError::other)?;
         session.tell(Event::Isolation { rung: enclosure.to_string(), reason });
         let mut ignore = IgnorePaths::new(&session.request.layers.ignored);
-        let scratch = session.directory("trees")?;
+        let scratch = session.directory(&format!("trees-{number}"))?;
         let mut options = SnapshotOptions {
             mode: session.request.layers.mode,
             ignore: ignore.clone(),
@@ -54,7 +54,10 @@ impl Trees {
             Rung::Overlay => (Box::new(OverlaySnapshotter::new(scratch, options)), None),
             Rung::Directory | Rung::Chroot => (Box::new(DirectorySnapshotter::new(scratch, options)), None),
             Rung::Root => {
-                let aside = DirectorySnapshotter::new(session.directory("aside")?, options.clone());
+                let aside = DirectorySnapshotter::new(
+                    session.directory(&format!("aside-{number}"))?,
+                    options.clone(),
+                );
                 host_ignored(session, &mut ignore)?;
                 options.ignore = ignore;
                 let host = HostSnapshotter::new(PathBuf::from("/"), scratch, options);

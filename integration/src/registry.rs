@@ -1,6 +1,8 @@
-//! Debian's docker-registry, started for real on a free port.
+//! Debian's docker-registry, started for real on a free port: plain, with a login, with TLS, with client certificates,
+//! or as a mirror of another one.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,57 +12,39 @@ pub const LOGIN: (&str, &str) = ("kiln", "a secret word");
 /// The line of htpasswd for [`LOGIN`]: the registry takes bcrypt and nothing else.
 const HTPASSWD: &str = "kiln:$2b$04$zMqnDy/ipsoQMrQQ62dHNeSDG3.GH9YwZCzk5ZLHi/XAGf/BZSl82\n";
 
-/// A running registry; dropped, it ends.
+/// How a registry is set up.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// Certificate, key: TLS.
+    pub tls: Option<(&'a str, &'a str)>,
+    /// PEM of the authority whose clients get in.
+    pub clients: Option<&'a str>,
+    /// Whether it asks for [`LOGIN`], by basic authentication.
+    pub login: bool,
+    /// The URL of the registry that this one mirrors.
+    pub mirrors: Option<&'a str>,
+    /// A path in front of everything, as in `/hub/`.
+    pub prefix: Option<&'a str>,
+}
+
+/// A registry that ends when it is dropped.
 pub struct Registry {
     child: Child,
-    /// Host and port.
+    /// `127.0.0.1:PORT`.
     pub host: String,
-    _directory: tempfile::TempDir,
+    /// Its files.
+    pub directory: tempfile::TempDir,
 }
 
 impl Registry {
-    /// One that anybody may use.
+    /// Starts one that lets everybody in, without TLS.
     pub fn start() -> Self {
-        Self::with("")
+        Self::with(&Setup::default())
     }
 
-    /// One that asks for [`LOGIN`], by basic authentication.
+    /// Starts one that asks for [`LOGIN`].
     pub fn with_login() -> Self {
-        Self::with("auth: {htpasswd: {realm: kiln, path: HTPASSWD}}\n")
-    }
-
-    fn with(auth: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let users = directory.path().join("htpasswd");
-        std::fs::write(&users, HTPASSWD).unwrap();
-        let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n{}",
-            directory.path().join("data").display(),
-            auth.replace("HTPASSWD", &users.display().to_string()),
-        );
-        let file = directory.path().join("config.yml");
-        std::fs::write(&file, config).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry is installed: integration/scripts/install-test-tools");
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Self { child, host: format!("127.0.0.1:{port}"), _directory: directory }
-    }
-
-    /// Ends it early.
-    pub fn stop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        Self::with(&Setup { login: true, ..Setup::default() })
     }
 
     /// The content of a config.json that logs in here.
@@ -69,10 +53,77 @@ impl Registry {
         let auth = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", LOGIN.0, LOGIN.1));
         serde_json::json!({"auths": {&self.host: {"auth": auth}}}).to_string()
     }
+
+    /// Starts one that is set up like this.
+    pub fn with(setup: &Setup<'_>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let file = |name: &str, text: &str| -> PathBuf {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let mut config = format!(
+            "version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            directory.path().join("data").display()
+        );
+        if let Some(prefix) = setup.prefix {
+            config.push_str(&format!("  prefix: {prefix}\n"));
+        }
+        if let Some((certificate, key)) = setup.tls {
+            let (certificate, key) = (file("server.pem", certificate), file("server.key", key));
+            config.push_str(&format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                certificate.display(),
+                key.display()
+            ));
+            if let Some(clients) = setup.clients {
+                config.push_str(&format!("    clientcas: [{}]\n", file("clients.pem", clients).display()));
+            }
+        }
+        if setup.login {
+            let path = file("htpasswd", HTPASSWD);
+            config.push_str(&format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", path.display()));
+        }
+        if let Some(remote) = setup.mirrors {
+            config.push_str(&format!("proxy:\n  remoteurl: {remote}\n"));
+        }
+        let path = file("config.yml", &config);
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(directory.path().join("log")).unwrap())
+            .spawn()
+            .expect("docker-registry is installed: integration/scripts/install-test-tools");
+        for _ in 0..200 {
+            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Self { child, host: format!("127.0.0.1:{port}"), directory }
+    }
+
+    /// What it said: a line for each request, too.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it.
+    pub fn stop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 impl Drop for Registry {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A port that is free at present.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -53,6 +53,31 @@ pub struct DescriptorPlatform {
     pub other: Map<String, Value>,
 }
 
+impl From<&Platform> for DescriptorPlatform {
+    fn from(platform: &Platform) -> Self {
+        Self {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            os_version: None,
+            variant: platform.variant.clone(),
+            other: Map::new(),
+        }
+    }
+}
+
+impl DescriptorPlatform {
+    /// `unknown/unknown`: what attestations are filed under, so that nobody runs one.
+    pub fn unknown() -> Self {
+        Self {
+            architecture: "unknown".to_owned(),
+            os: "unknown".to_owned(),
+            os_version: None,
+            variant: None,
+            other: Map::new(),
+        }
+    }
+}
+
 impl Descriptor {
     /// A descriptor with nothing optional in it.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {

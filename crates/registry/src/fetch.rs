@@ -21,7 +21,7 @@ impl Registry {
     pub async fn fetch_url(&self, url: &str, sink: &mut dyn BlobSink) -> Result<Option<i64>, String> {
         let mut url: Url = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
         for _ in 0..=MOST_REDIRECTS {
-            let host = url.host_str().unwrap_or_default().to_owned();
+            let host = crate::bearer::authority(&url);
             let client = self
                 .transport()
                 .client(&host, Direction::Pull)
@@ -47,6 +47,24 @@ impl Registry {
             return Ok(modified);
         }
         Err(format!("it redirects more than {MOST_REDIRECTS} times"))
+    }
+}
+
+impl Registry {
+    /// Sends `text` to `url` by PUT, without a login: the address itself says that we may.
+    ///
+    /// Fails with a sentence that says what went wrong; the address is not in it.
+    pub async fn put_url(&self, url: &str, text: String) -> Result<(), String> {
+        let url: Url = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
+        let host = crate::bearer::authority(&url);
+        let client =
+            self.transport().client(&host, Direction::Push).map_err(|failure| failure.error.to_string())?;
+        let answer = client.put(url).body(text).send().await.map_err(|error| said(&error.without_url()))?;
+        if answer.status().is_success() {
+            Ok(())
+        } else {
+            Err(format!("the server answers {}", answer.status()))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use kiln_oci::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Refer
 use serde_json::json;
 
 use crate::error::{OnPath, StoreError};
-use crate::index::{annotation, descriptor_platform, listed_name};
+use crate::index::{annotation, listed_name};
 use crate::local_image::Blobs;
 use crate::store::LAYOUT_VERSION;
 
@@ -110,7 +110,7 @@ fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
 
 fn index(manifest: &Document<Manifest>, config: &Document<ImageConfig>, tags: &[Reference]) -> Index {
     let mut bare = Descriptor::new(manifest.value().media_type(), manifest.digest().clone(), manifest.size());
-    bare.platform = config.value().platform().as_ref().map(descriptor_platform);
+    bare.platform = config.value().platform().as_ref().map(Into::into);
     let named = |tag: &Reference| {
         let mut descriptor = bare.clone();
         let notes = [

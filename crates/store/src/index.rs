@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kiln_oci::{Descriptor, DescriptorPlatform, Digest, Index, Platform, Reference, media_type};
+use kiln_oci::{Descriptor, Digest, Index, Platform, Reference, media_type};
 
 use crate::disk;
 use crate::error::{OnPath, StoreError, if_present};
@@ -67,17 +67,6 @@ pub(crate) fn note<'a>(descriptor: &'a Descriptor, key: &str) -> Option<&'a str>
     descriptor.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-/// The `platform` member of a descriptor that says `platform`.
-pub(crate) fn descriptor_platform(platform: &Platform) -> DescriptorPlatform {
-    DescriptorPlatform {
-        architecture: platform.architecture.clone(),
-        os: platform.os.clone(),
-        os_version: None,
-        variant: platform.variant.clone(),
-        other: serde_json::Map::default(),
-    }
-}
-
 /// Reads the `index.json` at `path`; `None` if there is none.
 pub(crate) fn read_index(path: &Path) -> Result<Option<Index>, StoreError> {
     let Some(bytes) = if_present(fs::read(path)).on("read", path)? else { return Ok(None) };
@@ -87,12 +76,14 @@ pub(crate) fn read_index(path: &Path) -> Result<Option<Index>, StoreError> {
     })
 }
 
-/// Puts `descriptor` into `index`, in the place of the entry with the same name (or as nameless) and platform.
+/// Puts `descriptor` into `index`, in the place of the entry with the same name (or as nameless) and platform. A name
+/// means either an index or images of its own, so the one takes the other's place.
 pub(crate) fn put(index: &mut Index, descriptor: Descriptor) {
-    let same = |old: &Descriptor| {
-        note(old, annotation::REF_NAME) == note(&descriptor, annotation::REF_NAME)
-            && old.image_platform() == descriptor.image_platform()
-    };
+    let is_index = |entry: &Descriptor| media_type::is_index(&entry.media_type);
+    let same_name =
+        |old: &Descriptor| note(old, annotation::REF_NAME) == note(&descriptor, annotation::REF_NAME);
+    index.manifests.retain(|old| !same_name(old) || is_index(old) == is_index(&descriptor));
+    let same = |old: &Descriptor| same_name(old) && old.image_platform() == descriptor.image_platform();
     match index.manifests.iter().position(same) {
         Some(place) => index.manifests[place] = descriptor,
         None => index.manifests.push(descriptor),
@@ -182,7 +173,7 @@ impl Store<ReadWrite> {
             Some(digest) => notes.insert(annotation::INDEX.to_owned(), digest.to_string()),
             None => notes.remove(annotation::INDEX),
         };
-        descriptor.platform = Some(descriptor_platform(platform));
+        descriptor.platform = Some(platform.into());
         self.change_index(|index| put(index, descriptor))
     }
 

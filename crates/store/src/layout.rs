@@ -51,6 +51,11 @@ impl Layout {
         Ok(Self { place: Place::Directory(directory.to_owned()), index })
     }
 
+    /// The layout in the archive at `path`; `None` if there is none in it.
+    pub(crate) fn of_file(path: &Path) -> Result<Option<Self>, StoreError> {
+        Ok(Self::in_archive(Archive::open(path)?)?.ok())
+    }
+
     /// The layout in an archive; `None` if there is none in it.
     pub(crate) fn in_archive(archive: Archive) -> Result<Result<Self, Archive>, StoreError> {
         let Some(bytes) = archive.read("index.json")? else { return Ok(Err(archive)) };
@@ -217,7 +222,10 @@ impl Layout {
         }
     }
 
-    fn document<T: serde::de::DeserializeOwned>(&self, digest: &Digest) -> Result<Document<T>, StoreError> {
+    pub(crate) fn document<T: serde::de::DeserializeOwned>(
+        &self,
+        digest: &Digest,
+    ) -> Result<Document<T>, StoreError> {
         let name = Self::blob_name(digest);
         let absent = || StoreError::NoBlob { path: self.path().to_owned(), digest: digest.clone() };
         let (path, bytes) = match &self.place {
@@ -232,7 +240,7 @@ impl Layout {
         Document::read(bytes, Some(digest)).map_err(|source| StoreError::Document { path, source })
     }
 
-    fn source(&self, digest: &Digest) -> Result<Source, StoreError> {
+    pub(crate) fn source(&self, digest: &Digest) -> Result<Source, StoreError> {
         let name = Self::blob_name(digest);
         match &self.place {
             Place::Directory(path) => Ok(Source::Blob(path.join(name))),

@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 use crate::disk;
 use crate::error::{OnPath, StoreError};
-use crate::index::{annotation, descriptor_platform, put, read_index, write_index};
+use crate::index::{annotation, put, read_index, write_index};
 use crate::local_image::Blobs;
 use crate::lock;
 use crate::store::{Durability, LAYOUT_VERSION};
@@ -45,17 +45,39 @@ impl OciLayoutWriter {
         names: &[String],
         blobs: &dyn Blobs,
     ) -> Result<(), StoreError> {
+        self.add_unlisted(manifest, config.raw(), blobs)?;
+        let media_type = manifest.value().media_type();
+        let mut descriptor = Descriptor::new(media_type, manifest.digest().clone(), manifest.size());
+        descriptor.platform = config.value().platform().as_ref().map(Into::into);
+        self.list(&descriptor, names)
+    }
+
+    /// Adds a manifest with all that it names, and no entry: for what an index lists. `config` is the bytes of its
+    /// config.
+    pub fn add_unlisted(
+        &self,
+        manifest: &Document<Manifest>,
+        config: &[u8],
+        blobs: &dyn Blobs,
+    ) -> Result<(), StoreError> {
         for layer in &manifest.value().layers {
             // Layers that live elsewhere stay there.
             if !media_type::is_foreign(&layer.media_type) {
                 self.copy(layer, blobs)?;
             }
         }
-        self.put(config.digest(), config.raw())?;
-        self.put(manifest.digest(), manifest.raw())?;
-        let media_type = manifest.value().media_type();
-        let mut descriptor = Descriptor::new(media_type, manifest.digest().clone(), manifest.size());
-        descriptor.platform = config.value().platform().as_ref().map(descriptor_platform);
+        self.put(&manifest.value().config.digest, config)?;
+        self.put(manifest.digest(), manifest.raw())
+    }
+
+    /// Adds an index, whose manifests are here already ([`OciLayoutWriter::add_unlisted`]), under each of `names`.
+    pub fn add_index(&self, index: &Document<Index>, names: &[String]) -> Result<(), StoreError> {
+        self.put(index.digest(), index.raw())?;
+        let media_type = index.value().media_type.as_deref().unwrap_or(media_type::OCI_INDEX);
+        self.list(&Descriptor::new(media_type, index.digest().clone(), index.size()), names)
+    }
+
+    fn list(&self, descriptor: &Descriptor, names: &[String]) -> Result<(), StoreError> {
         self.change_index(|index| {
             if names.is_empty() {
                 put(index, descriptor.clone());
