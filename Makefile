@@ -3,7 +3,7 @@
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 KILN := target/$(HOST)/release/kiln
 
-.PHONY: build images images-arm64 quickstart test test-all check fmt
+.PHONY: build images images-arm64 quickstart test test-all check fmt docs
 
 # One static binary: glibc is linked in, so that it runs in a scratch image.
 build:
@@ -39,3 +39,8 @@ check:
 
 fmt:
 	cargo fmt --all
+
+# The generated pages of docs/. A test says when they are out of date.
+docs:
+	cargo build --locked --bin kiln
+	target/debug/kiln flags > docs/flags.md.new && mv docs/flags.md.new docs/flags.md

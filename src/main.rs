@@ -9,6 +9,7 @@ mod digest_files;
 mod environment;
 mod exit;
 mod file_commands;
+mod flag_reference;
 mod log;
 mod plan_text;
 mod progress;
@@ -76,6 +77,10 @@ fn kiln(environment: &Environment, command: Command) -> Outcome {
         Command::Version => version(false),
         Command::Completion(flags) => completion(flags.shell, &mut Kiln::command(), "kiln"),
         Command::Man(flags) => manual(&flags.directory),
+        Command::Flags => {
+            show::out(&flag_reference::markdown());
+            Outcome::Done
+        }
     }
 }
 

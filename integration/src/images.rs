@@ -19,6 +19,13 @@ pub fn build(directory: &Path, tag: &str) {
     success(output);
 }
 
+/// Podman's storage, for one test at a time: a pull fails when another process removes an image with the same layers.
+pub fn storage() -> std::fs::File {
+    let lock = std::fs::File::create(std::env::temp_dir().join("kiln-test-podman.lock")).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
 /// The names of the executor's image and of the debug image in podman's storage.
 pub fn loaded() -> (String, String) {
     let binary = kiln();
@@ -31,8 +38,7 @@ pub fn loaded() -> (String, String) {
     };
     let folder = binary.parent().unwrap();
     // Tests are processes of their own: the first one loads, the others wait.
-    let lock = std::fs::File::create(folder.join("kiln-test-images.lock")).unwrap();
-    lock.lock().unwrap();
+    let _lock = storage();
     if podman(&["image", "exists", &names(&tag).1]).status.success() {
         return names(&tag);
     }

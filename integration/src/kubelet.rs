@@ -180,7 +180,8 @@ impl Cluster {
                 _ => text,
             }
         });
-        let name = format!("{}-{}-{number}", self.name, pod["metadata"]["name"].as_str().unwrap());
+        let given = pod["metadata"]["name"].as_str().unwrap_or("pod");
+        let name = format!("{}-{given}-{number}", self.name);
         pod["metadata"]["name"] = name.clone().into();
         self.volumes(&mut pod, &name);
         for container in containers(&mut pod) {
@@ -206,8 +207,12 @@ impl Cluster {
                 mount["name"] = format!("{name}-{}", mount["name"].as_str().unwrap()).into();
             }
         }
-        if pod["spec"]["volumes"].is_null() {
-            pod["spec"]["volumes"] = json!([]);
+        for list in ["/spec/volumes", "/spec/containers/0/volumeMounts"] {
+            let (owner, field) = list.rsplit_once('/').unwrap();
+            let owner = pod.pointer_mut(owner).unwrap();
+            if owner[field].is_null() {
+                owner[field] = json!([]);
+            }
         }
         for volume in array(&mut pod["spec"]["volumes"]) {
             volume["name"] = format!("{name}-{}", volume["name"].as_str().unwrap()).into();
@@ -332,9 +337,13 @@ impl Running<'_> {
         said(&podman(&["logs", &self.container]))
     }
 
-    /// Where the file system of the container can be seen, while it runs.
-    pub fn process(&self) -> String {
-        success(podman(&["inspect", "--format", "{{.State.Pid}}", &self.container])).trim().to_owned()
+    /// Runs a command in the container, which must succeed, and gives what it printed.
+    pub fn exec(&self, command: &[&str]) -> String {
+        let mut arguments = vec!["exec", &self.container];
+        arguments.extend(command);
+        let output = podman(&arguments);
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
     }
 }
 
@@ -371,6 +380,7 @@ pub fn pull_and_run(image: &str, login: Option<(&str, &str)>, command: &[&str]) 
     let mut arguments = vec!["pull", "--quiet", "--tls-verify=false"];
     arguments.extend(login.as_deref());
     arguments.push(image);
+    let _lock = crate::images::storage();
     success(podman(&arguments));
     let mut arguments = vec!["run", "--rm", "--pull=never", image];
     arguments.extend(command);

@@ -6,6 +6,7 @@ pub mod images;
 pub mod kubelet;
 pub mod manifest;
 pub mod registry;
+pub mod site;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

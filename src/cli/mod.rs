@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// Write the manual pages to a directory
     #[command(hide = true)]
     Man(ManFlags),
+    /// Print the reference of all flags, as Markdown
+    #[command(hide = true)]
+    Flags,
 }
 
 /// `executor`: a build, or one of its own subcommands.
