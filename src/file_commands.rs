@@ -67,7 +67,11 @@ pub(crate) fn lint(flags: &LintFlags) -> Outcome {
         Ok(file) => file,
         Err(found) => {
             match flags.format.as_str() {
-                "json" => json(&describe_errors(&source, &found)),
+                "json" => {
+                    let mut wrong = describe_errors(&source, &found);
+                    wrong["warnings"] = serde_json::json!([]);
+                    json(&wrong);
+                }
                 "sarif" => json(&sarif(&source, &found)),
                 _ => return errors(&source, &found),
             }
@@ -76,7 +80,11 @@ pub(crate) fn lint(flags: &LintFlags) -> Outcome {
     };
     let found = check(&source, &file);
     match flags.format.as_str() {
-        "json" => json(&describe_warnings(&source, &file, &found)),
+        "json" => json(&serde_json::json!({
+            "version": 1,
+            "warnings": describe_warnings(&source, &file, &found),
+            "error": null,
+        })),
         "sarif" => json(&sarif(&source, &found)),
         _ => found.iter().for_each(|finding| show::out(&show::diagnostic(&source, finding))),
     }
@@ -107,4 +115,15 @@ fn sarif(source: &Source, found: &[Diagnostic]) -> serde_json::Value {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "runs": [{"tool": {"driver": {"name": "kiln", "version": env!("CARGO_PKG_VERSION")}}, "results": results}],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_about_lint_names_every_check() {
+        let page = include_str!("../docs/dockerfile-tools.md");
+        for rule in kiln_dockerfile::Rule::CHECKS {
+            assert!(page.contains(&format!("| `{rule}` |")), "docs/dockerfile-tools.md lacks {rule}");
+        }
+    }
 }
