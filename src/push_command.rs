@@ -71,7 +71,6 @@ fn attempt(environment: &Environment, flags: &PushFlags, progress: &Progress) ->
         }
         let images = references("--index", &flags.index)?;
         let scratch = crate::build_request::scratch(environment, None, &environment.executable_directory);
-        std::fs::create_dir_all(&scratch).map_err(|error| format!("{}: {error}", scratch.display()))?;
         let joined = runtime.block_on(join(&registry, &images, &destinations, &scratch));
         let joined = joined.map_err(|error| error.to_string())?;
         let platforms: Vec<String> = joined.platforms.iter().map(ToString::to_string).collect();

@@ -143,7 +143,9 @@ async fn copy_blob(
     {
         return Ok(());
     }
-    let file = tempfile::NamedTempFile::new_in(scratch)
+    // Made here: most joins mount every blob, and run where nothing can be written.
+    let file = std::fs::create_dir_all(scratch)
+        .and_then(|()| tempfile::NamedTempFile::new_in(scratch))
         .map_err(|source| BuildError::Write { path: scratch.to_owned(), source })?;
     let mut sink = Saved(file);
     registry.pull_blob(from, blob, 0, &mut sink).await.map_err(BuildError::other)?;

@@ -1,8 +1,11 @@
 //! The manifests of k8s/, run as they stand by `podman kube play`, which names Kiln's image and a registry of the test's own.
 
+#![expect(clippy::disallowed_methods, reason = "a test program reads its own environment")]
+
 use std::path::PathBuf;
 
 use kiln_integration::kubelet::Node;
+use kiln_integration::registry::{LOGIN, Registry};
 use kiln_integration::site::{answer, cluster};
 use kiln_integration::{manifest, repository_root};
 
@@ -140,6 +143,86 @@ fn profile_plain_falls_to_rung_root_where_apparmor_refuses_mounts() {
     let finished = cluster.run(&pod("profiles/plain/job.yaml")).succeeded();
     assert_eq!(finished.rung(), Some("root"), "{}", finished.log);
     assert_eq!(answer(&registry, "app:1"), "good morning\n");
+}
+
+/// The manifest or index that the registry has under a name.
+fn manifest_of(registry: &Registry, repository: &str, reference: &str) -> serde_json::Value {
+    let url = format!("http://{}/v2/{repository}/manifests/{reference}", registry.host);
+    let output = std::process::Command::new("curl")
+        .args(["--silent", "--fail", "--user", &format!("{}:{}", LOGIN.0, LOGIN.1)])
+        .args(["--header", "Accept: application/vnd.oci.image.index.v1+json"])
+        .args(["--header", "Accept: application/vnd.docker.distribution.manifest.list.v2+json", &url])
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+#[test]
+fn builds_of_two_architectures_are_joined_in_one_image() {
+    let (registry, mut cluster) = cluster();
+    // No RUN: this node has one architecture only. The programs are this machine's in both images.
+    let text = "FROM --platform=$BUILDPLATFORM registry.example.com/base:1 AS tools\nFROM scratch\nARG TARGETARCH\nCOPY --from=tools / /\nCOPY $TARGETARCH /architecture\nENV PATH=/bin\nCMD [\"cat\", \"/architecture\"]\n";
+    let files = [("Dockerfile", text), ("amd64", "amd64\n"), ("arm64", "arm64\n")];
+    cluster.config_map("build-context", &files);
+    let digests = ["amd64", "arm64"].map(|architecture| {
+        let job = pod(&format!("multi-arch/{architecture}.yaml"));
+        assert_eq!(job["spec"]["nodeSelector"]["kubernetes.io/arch"], architecture);
+        cluster.run(&job).succeeded().message
+    });
+    let joined = cluster.run(&pod("multi-arch/join.yaml")).succeeded();
+    let index = manifest_of(&registry, "app", "1");
+    let parts: Vec<_> = index["manifests"].as_array().unwrap().iter().collect();
+    assert_eq!(parts.len(), 2, "{index}");
+    for (part, (architecture, digest)) in parts.iter().zip(["amd64", "arm64"].iter().zip(&digests)) {
+        assert_eq!(part["platform"]["architecture"], *architecture, "{index}");
+        assert_eq!(part["digest"], digest.as_str());
+    }
+    assert_eq!(index, manifest_of(&registry, "app", &joined.message), "the digest is the joined image's");
+    let own = if cfg!(target_arch = "aarch64") { "arm64\n" } else { "amd64\n" };
+    assert_eq!(answer(&registry, "app:1"), own, "podman takes the part for its machine");
+}
+
+#[test]
+fn joining_fails_until_both_builds_are_there() {
+    let (_registry, cluster) = cluster();
+    let finished = cluster.run(&pod("multi-arch/join.yaml"));
+    assert_eq!(finished.exit, 1, "{}", finished.log);
+}
+
+/// Eight of them, or as many as KILN_PODS says (`make test-all`: thirty), four at a time.
+#[test]
+fn many_one_shot_pods_share_a_warmed_volume_and_write_nothing_to_it() {
+    let count = std::env::var("KILN_PODS").map_or(8, |text| text.parse().unwrap());
+    let (registry, cluster) = cluster();
+    cluster.run(&pod("warmer-cronjob/cronjob.yaml")).succeeded();
+    let warmed = listing(&cluster.claim("kiln-cache"));
+    let mut job = pod("executor-job/job.yaml");
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    job["spec"]["containers"][0]["args"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|arg| !arg.as_str().unwrap().starts_with("--destination"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    let mut job = job.clone();
+                    let destination = format!("--destination=registry.example.com/app:{number}");
+                    job["spec"]["containers"][0]["args"].as_array_mut().unwrap().push(destination.into());
+                    let finished = cluster.run(&job).succeeded();
+                    assert!(finished.log.contains("Found sha256:"), "{}", finished.log);
+                }
+            });
+        }
+    });
+    assert_eq!(listing(&cluster.claim("kiln-cache")), warmed);
+    for number in [0, count / 2, count - 1] {
+        assert_eq!(answer(&registry, &format!("app:{number}")), "good morning\n");
+    }
 }
 
 /// Every path below a folder with its size and time of change.
