@@ -9,14 +9,14 @@ use crate::{kiln, repository_root};
 
 /// Builds the images into `directory` with the script that `make images` runs.
 pub fn build(directory: &Path, tag: &str) {
-    let output = Command::new(repository_root().join("integration/scripts/images"))
-        .arg(kiln())
-        .arg(directory)
-        .env("TAG", tag)
-        .env_remove("REGISTRY")
-        .output()
-        .unwrap();
-    success(output);
+    script(directory, &[("TAG", tag)]);
+}
+
+/// The same with variables of its own.
+pub fn script(directory: &Path, variables: &[(&str, &str)]) {
+    let mut command = Command::new(repository_root().join("integration/scripts/images"));
+    command.arg(kiln()).arg(directory).env_remove("REGISTRY").envs(variables.iter().copied());
+    success(command.output().unwrap());
 }
 
 /// Podman's storage, for one test at a time: a pull fails when another process removes an image with the same layers.

@@ -47,6 +47,19 @@ impl Registry {
         Self::with(&Setup { login: true, ..Setup::default() })
     }
 
+    /// The manifest or index under a name.
+    pub fn index(&self, repository: &str, reference: &str) -> serde_json::Value {
+        let url = format!("http://{}/v2/{repository}/manifests/{reference}", self.host);
+        let output = Command::new("curl")
+            .args(["--silent", "--fail", "--user", &format!("{}:{}", LOGIN.0, LOGIN.1)])
+            .args(["--header", "Accept: application/vnd.oci.image.index.v1+json"])
+            .args(["--header", "Accept: application/vnd.docker.distribution.manifest.list.v2+json"])
+            .args(["--header", "Accept: application/vnd.oci.image.manifest.v1+json", &url])
+            .output()
+            .expect("curl is installed: integration/scripts/install-test-tools");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
     /// The content of a config.json that logs in here.
     pub fn config_json(&self) -> String {
         use base64::Engine as _;

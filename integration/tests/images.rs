@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use kiln_integration::kubelet::podman;
+use kiln_integration::registry::Registry;
 use kiln_integration::{Bench, images, kiln};
 use serde_json::Value;
 
@@ -137,4 +138,34 @@ fn the_kaniko_folder_can_be_copied_into_an_image_of_ones_own() {
     let number = String::from_utf8_lossy(&expected.stdout).trim().trim_start_matches("kiln ").to_owned();
     assert!(version.contains(&format!("Kaniko version :  v{number}")), "{version}");
     assert!(warmer.contains("--cache-dir"), "{warmer}");
+}
+
+#[test]
+fn the_images_are_pushed_for_two_architectures_under_one_name() {
+    let (registry, directory) = (Registry::start(), tempfile::tempdir().unwrap());
+    let (here, there) = if machine() == "amd64" { ("amd64", "arm64") } else { ("arm64", "amd64") };
+    let binary = kiln().display().to_string();
+    // Nothing is run: any file stands for the other architecture's programs.
+    images::script(
+        directory.path(),
+        &[
+            ("ARCHES", &format!("{here} {there}")),
+            (&format!("KILN_{there}"), &binary),
+            (&format!("BUSYBOX_{there}"), &binary),
+            ("REGISTRY", &format!("{}/kiln", registry.host)),
+            ("TAG", "1.2.3"),
+        ],
+    );
+    for (name, tag) in
+        [("executor", "1.2.3"), ("executor", "1.2.3-debug"), ("warmer", "1.2.3"), ("warmer", "1.2.3-debug")]
+    {
+        let index = registry.index(&format!("kiln/{name}"), tag);
+        let found: Vec<&str> = index["manifests"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{name}:{tag} is an index: {index}"))
+            .iter()
+            .map(|part| part["platform"]["architecture"].as_str().unwrap())
+            .collect();
+        assert_eq!(found, [here, there], "{name}:{tag}");
+    }
 }

@@ -5,7 +5,6 @@
 use std::path::PathBuf;
 
 use kiln_integration::kubelet::Node;
-use kiln_integration::registry::{LOGIN, Registry};
 use kiln_integration::site::{answer, cluster};
 use kiln_integration::{manifest, repository_root};
 
@@ -38,6 +37,14 @@ fn a_claim_that_the_cron_job_filled_feeds_an_executor_that_reads_it_only() {
     assert!(finished.log.contains("Found sha256:"), "{}", finished.log);
     assert_eq!(listing(&cluster.claim("kiln-cache")), warmed, "the executor wrote nothing there");
     assert_eq!(answer(&registry, "app:1"), "good morning\n");
+}
+
+#[test]
+fn a_warmer_job_fills_the_claim_and_the_next_finds_everything_there() {
+    let (_registry, cluster) = cluster();
+    cluster.run(&pod("warmer-job/job.yaml")).succeeded();
+    let again = cluster.run(&pod("warmer-job/job.yaml")).succeeded();
+    assert!(again.log.contains("Image already in cache"), "{}", again.log);
 }
 
 #[test]
@@ -145,18 +152,6 @@ fn profile_plain_falls_to_rung_root_where_apparmor_refuses_mounts() {
     assert_eq!(answer(&registry, "app:1"), "good morning\n");
 }
 
-/// The manifest or index that the registry has under a name.
-fn manifest_of(registry: &Registry, repository: &str, reference: &str) -> serde_json::Value {
-    let url = format!("http://{}/v2/{repository}/manifests/{reference}", registry.host);
-    let output = std::process::Command::new("curl")
-        .args(["--silent", "--fail", "--user", &format!("{}:{}", LOGIN.0, LOGIN.1)])
-        .args(["--header", "Accept: application/vnd.oci.image.index.v1+json"])
-        .args(["--header", "Accept: application/vnd.docker.distribution.manifest.list.v2+json", &url])
-        .output()
-        .unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{url}: {error}"))
-}
-
 #[test]
 fn builds_of_two_architectures_are_joined_in_one_image() {
     let (registry, mut cluster) = cluster();
@@ -170,14 +165,14 @@ fn builds_of_two_architectures_are_joined_in_one_image() {
         cluster.run(&job).succeeded().message
     });
     let joined = cluster.run(&pod("multi-arch/join.yaml")).succeeded();
-    let index = manifest_of(&registry, "app", "1");
+    let index = registry.index("app", "1");
     let parts: Vec<_> = index["manifests"].as_array().unwrap().iter().collect();
     assert_eq!(parts.len(), 2, "{index}");
     for (part, (architecture, digest)) in parts.iter().zip(["amd64", "arm64"].iter().zip(&digests)) {
         assert_eq!(part["platform"]["architecture"], *architecture, "{index}");
         assert_eq!(part["digest"], digest.as_str());
     }
-    assert_eq!(index, manifest_of(&registry, "app", &joined.message), "the digest is the joined image's");
+    assert_eq!(index, registry.index("app", &joined.message), "the digest is the joined image's");
     let own = if cfg!(target_arch = "aarch64") { "arm64\n" } else { "amd64\n" };
     assert_eq!(answer(&registry, "app:1"), own, "podman takes the part for its machine");
 }
