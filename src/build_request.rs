@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_context::ContextRequest;
 use kiln_executor::{
-    BuildRequest, Cache, CachePlace, DockerfileAt, ImageFormat, Isolation, Layers, Output, RunMountFlag,
-    Secret,
+    Attest, BuildRequest, Cache, CachePlace, DockerfileAt, ImageFormat, Isolation, Layers, Output,
+    ProvenanceFlag, RunMountFlag, Secret,
 };
 use kiln_oci::media_type::Compression;
 use kiln_oci::{Platform, Redacted, Reference};
@@ -167,6 +167,13 @@ fn output(environment: &Environment, flags: &ExecutorFlags) -> Result<Output, St
     if destinations.is_empty() && !no_push && flags.cache.dryrun == "false" {
         return Err("say where the image goes with --destination, or give --no-push".to_owned());
     }
+    let attest = Attest { sbom: flags.output.sbom, provenance: provenance(&flags.output.provenance)? };
+    let docker = flags.output.image_format.as_deref() == Some("docker") || flags.output.tar_path.is_some();
+    if attest.any() && docker {
+        return Err("--sbom and --provenance stand beside the image in an OCI index, which neither \
+                    --image-format=docker nor the archive of --tar-path has: leave one of them out"
+            .to_owned());
+    }
     let zstd = flags.output.compression.as_deref() == Some("zstd");
     if flags.output.tar_path.is_some() && (zstd || flags.output.image_format.as_deref() == Some("oci")) {
         return Err(
@@ -193,7 +200,28 @@ fn output(environment: &Environment, flags: &ExecutorFlags) -> Result<Output, St
         annotations: flags.annotation.iter().cloned().collect(),
         check_push: !flags.push.skip_push_permission_check,
         ignore_immutable: flags.push.push_ignore_immutable_tag_errors,
+        attest,
     })
+}
+
+/// `true`, `false`, or fields: `mode=min`, `mode=max`, `builder-id=URL`.
+fn provenance(text: &str) -> Result<Option<ProvenanceFlag>, String> {
+    if let Ok(given) = crate::cli::values::boolean(text) {
+        return Ok(given.then(ProvenanceFlag::default));
+    }
+    let mut flag = ProvenanceFlag::default();
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("mode", mode @ ("min" | "max"))) => flag.detailed = mode == "max",
+            Some(("builder-id", id)) => id.clone_into(&mut flag.builder),
+            _ => {
+                return Err(format!(
+                    "--provenance: {field:?} is neither mode=min, mode=max nor builder-id=URL"
+                ));
+            }
+        }
+    }
+    Ok(Some(flag))
 }
 
 fn cache(flags: &ExecutorFlags, output: &Output, scratch: &Path, no_push: bool) -> Result<Cache, String> {

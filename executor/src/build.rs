@@ -12,6 +12,7 @@ use kiln_sandbox::Cancel;
 use kiln_store::{Durability, ReadOnly, Store};
 use tokio::task::JoinSet;
 
+use crate::attest::{Made, attest, is_hermetic};
 use crate::error::BuildError;
 use crate::event::{Event, Observer, StepNews};
 use crate::image::{Image, ImageFormat, Layer, Parts, assemble};
@@ -45,7 +46,7 @@ pub async fn build(
     let began = Instant::now();
     let dry_run = request.dry_run;
     let (session, file) = open(request, registry, on, cancel).await?;
-    let result = work(&session, &file, dry_run).await;
+    let result = work(&session, &file, dry_run, began).await;
     if let Ok(Built::Product(product)) = &result
         && let Some(digest) = product.digest()
     {
@@ -102,6 +103,7 @@ async fn open(
             cache,
             blobs,
             origins: Mutex::default(),
+            downloads: Mutex::default(),
             uploads: Uploads::new(runtime.clone()),
             cache_uploads: Uploads::new(runtime.clone()),
             runtime,
@@ -257,20 +259,31 @@ fn dockerfile(at: &DockerfileAt, context: &std::path::Path) -> Result<(Source, I
     Ok((source, Ignore::default()))
 }
 
-async fn work(session: &Arc<Session>, file: &Dockerfile, dry_run: bool) -> Result<Built, BuildError> {
+async fn work(
+    session: &Arc<Session>,
+    file: &Dockerfile,
+    dry_run: bool,
+    began: Instant,
+) -> Result<Built, BuildError> {
     if session.request.output.push && session.request.output.check_push && !dry_run {
         for destination in &session.request.output.destinations {
             session.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
         }
     }
-    let (mut known, mut plans, mut images) = (Known::default(), Vec::new(), Vec::new());
+    let mut known = Known { hermetic: true, ..Known::default() };
+    let (mut plans, mut images) = (Vec::new(), Vec::new());
     for number in 0..session.request.platforms.len() {
         match one_platform(session, file, number, &mut known, dry_run).await? {
             Platformed::Plan(plan) => plans.push(*plan),
             Platformed::Image(image) => images.push(*image),
         }
     }
-    if dry_run { Ok(Built::Plans(plans)) } else { deliver(session, images).await }
+    if dry_run {
+        return Ok(Built::Plans(plans));
+    }
+    let made = Made { used: &known.images, hermetic: known.hermetic, took: began.elapsed() };
+    let attestations = attest(session, &images, &made).await?;
+    deliver(session, Product::new(images, attestations)).await
 }
 
 /// What the platforms of one build have in common: a stage for the machine that builds runs once.
@@ -279,6 +292,8 @@ struct Known {
     facts: Facts,
     images: Found,
     hits: Hits,
+    /// Whether nothing that runs has a network.
+    hermetic: bool,
 }
 
 enum Platformed {
@@ -312,6 +327,7 @@ async fn one_platform(
         return Ok(Platformed::Plan(Box::new(plan)));
     }
     crate::foreign::check(session, &plan)?;
+    known.hermetic &= is_hermetic(&plan);
     if session.request.cache.enabled {
         announce(session, &plan);
     }
@@ -336,7 +352,7 @@ async fn one_platform(
     let Some(target) = plan.targets.first() else {
         return Err(BuildError::other("there is no stage to build"));
     };
-    Ok(Platformed::Image(Box::new(image(session, &plan, *target, &finished, &images))))
+    Ok(Platformed::Image(Box::new(image(session, &plan, *target, &finished, &images)?)))
 }
 
 /// The layers of the steps that ran, by their keys: hits for the platforms to come.
@@ -456,7 +472,13 @@ async fn schedule(
     }
 }
 
-fn image(session: &Session, plan: &BuildPlan, target: usize, finished: &Finished, images: &Found) -> Image {
+fn image(
+    session: &Session,
+    plan: &BuildPlan,
+    target: usize,
+    finished: &Finished,
+    images: &Found,
+) -> Result<Image, BuildError> {
     let stage = &plan.stages[target];
     let layers = finished.get(&target).cloned().unwrap_or_default();
     let request = &session.request;
@@ -474,9 +496,17 @@ fn image(session: &Session, plan: &BuildPlan, target: usize, finished: &Finished
         }
     };
     let zstd = layers.iter().any(|layer| layer.descriptor.media_type == kiln_oci::media_type::OCI_LAYER_ZSTD);
-    let format = request.output.format.unwrap_or(if zstd { ImageFormat::Oci } else { base_format });
+    // Attestations stand beside an image in an OCI index, so they make it an OCI image.
+    let usual = if zstd || request.output.attest.any() { ImageFormat::Oci } else { base_format };
+    let format = request.output.format.unwrap_or(usual);
+    if zstd && format == ImageFormat::Docker {
+        return Err(BuildError::other(
+            "the image has layers compressed by zstd, which docker's format does not know: use --image-format=oci, \
+             or leave --image-format and --tar-path out",
+        ));
+    }
     let created = rfc3339(request.layers.mtime_limit.unwrap_or(request.now));
-    assemble(&Parts {
+    Ok(assemble(&Parts {
         config: &stage.config,
         own_history: own_history(plan, target),
         layers: &layers,
@@ -484,7 +514,7 @@ fn image(session: &Session, plan: &BuildPlan, target: usize, finished: &Finished
         annotations: &request.output.annotations,
         format,
         single_layer: request.layers.single && !stage.steps.is_empty(),
-    })
+    }))
 }
 
 /// Where the entries of this build begin, earlier stages that it begins with included.
@@ -496,9 +526,8 @@ fn own_history(plan: &BuildPlan, target: usize) -> usize {
     }
 }
 
-async fn deliver(session: &Arc<Session>, images: Vec<Image>) -> Result<Built, BuildError> {
+async fn deliver(session: &Arc<Session>, product: Product) -> Result<Built, BuildError> {
     session.check_cancelled()?;
-    let product = Product::new(images, Vec::new());
     let (copy, shared) = (product.clone(), Arc::clone(session));
     blocking(move || crate::outputs::write_files(&shared, &copy)).await?;
     if session.request.output.push {

@@ -3,6 +3,7 @@
 //! Start with [`BuildRequest`], [`build`] and [`Event`]. No choice is made here that the plan could have made, and nothing
 //! is printed.
 
+mod attest;
 mod build;
 mod copy;
 mod error;
@@ -25,6 +26,7 @@ mod trees;
 mod uploads;
 mod users;
 
+pub use attest::{Attest, ProvenanceFlag};
 pub use build::{Built, build, rfc3339};
 pub use copy::{CopyError, Downloaded};
 pub use error::BuildError;

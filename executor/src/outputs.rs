@@ -179,7 +179,7 @@ impl AsyncRead for Pieces {
 }
 
 /// All layers of the image, for archives and layouts.
-struct AllBlobs<'a>(&'a Session);
+pub(crate) struct AllBlobs<'a>(pub(crate) &'a Session);
 
 impl Blobs for AllBlobs<'_> {
     fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {

@@ -37,6 +37,7 @@ pub(crate) async fn download(
     let mut sink = Saved { file, hasher: Hasher::sha256() };
     let modified = session.registry.fetch_url(url, &mut sink).await.map_err(fail)?;
     let digest = sink.hasher.finish();
+    session.downloaded(url, &digest);
     if let Some(expected) = checksum
         && *expected != digest.to_string()
     {

@@ -80,6 +80,8 @@ pub struct Output {
     pub check_push: bool,
     /// `--push-ignore-immutable-tag-errors`.
     pub ignore_immutable: bool,
+    /// `--sbom`, `--provenance`.
+    pub attest: crate::attest::Attest,
 }
 
 /// The layer cache and the volume.

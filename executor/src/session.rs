@@ -45,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) cache: StepCache,
     pub(crate) blobs: Store<ReadWrite>,
     pub(crate) origins: Mutex<HashMap<Digest, LayerOrigin>>,
+    /// What was fetched from the web, for provenance.
+    pub(crate) downloads: Mutex<Vec<kiln_attest::Material>>,
     pub(crate) runtime: tokio::runtime::Handle,
     /// The image's own blobs, on their way to its destinations.
     pub(crate) uploads: Uploads,
@@ -166,6 +168,26 @@ impl Session {
         blob.ok_or_else(|| {
             BuildError::other(format!("the cached layer {} can't be had any more; build again", hit.digest))
         })
+    }
+
+    /// Remembers what came from `url`. A login in it is not remembered.
+    pub(crate) fn downloaded(&self, url: &str, digest: &Digest) {
+        let uri = match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+                format!("{scheme}://{host}/{path}")
+            }
+            None => url.to_owned(),
+        };
+        let (algorithm, digest) = (digest.algorithm().name().to_owned(), digest.hex());
+        let mut downloads = self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        downloads.push(kiln_attest::Material { uri, algorithm, digest });
+    }
+
+    /// What was fetched from the web.
+    pub(crate) fn materials(&self) -> Vec<kiln_attest::Material> {
+        self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// A new directory below the scratch directory.

@@ -13,15 +13,24 @@ fn allowed(name: &str) -> &'static [&'static str] {
     match name {
         "kiln-oci" | "kiln-dockerfile" => &[],
         "kiln-plan" => &["oci", "dockerfile"],
-        "kiln-store" | "kiln-cloud" | "kiln-rootfs" | "kiln-testkit" => &["oci"],
+        "kiln-store" | "kiln-attest" | "kiln-cloud" | "kiln-rootfs" | "kiln-testkit" => &["oci"],
         "kiln-registry" => &["oci", "cloud"],
         "kiln-sandbox" => &["oci", "rootfs"],
         "kiln-context" => &["oci", "dockerfile", "plan", "rootfs", "cloud"],
         "kiln-cache" => &["oci", "dockerfile", "plan", "store", "registry"],
         "kiln-warmer" => &["oci", "dockerfile", "plan", "store", "registry", "cache", "rootfs"],
-        "kiln-executor" => {
-            &["oci", "dockerfile", "plan", "store", "registry", "cache", "rootfs", "sandbox", "context"]
-        }
+        "kiln-executor" => &[
+            "oci",
+            "attest",
+            "dockerfile",
+            "plan",
+            "store",
+            "registry",
+            "cache",
+            "rootfs",
+            "sandbox",
+            "context",
+        ],
         _ => &[
             "oci",
             "cloud",

@@ -151,6 +151,12 @@ pub(crate) struct OutputFlags {
     /// The manifest's media types: docker, oci. By default as in the base image
     #[arg(long, value_parser = ["docker", "oci"])]
     pub(crate) image_format: Option<String>,
+    /// Say which packages are in the image: an SPDX document beside it in the index
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
+    pub(crate) sbom: bool,
+    /// Say how the image was made: SLSA provenance beside it in the index. mode=max tells build arguments too
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value = "false", value_name = "mode=min|max[,builder-id=URL]")]
+    pub(crate) provenance: String,
     /// Same inputs, same digest: times are SOURCE_DATE_EPOCH, or 0
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) reproducible: bool,

@@ -1,0 +1,218 @@
+//! SBOM and provenance: what stands beside an image in a registry and in a layout.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use kiln_integration::registry::Registry;
+use kiln_integration::{Bench, kiln};
+use serde_json::Value;
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+struct Work {
+    bench: Bench,
+}
+
+impl Work {
+    fn new() -> Self {
+        Self { bench: Bench::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.bench.directory.path().join(name)
+    }
+
+    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
+        let file = self.path("Dockerfile");
+        std::fs::write(&file, dockerfile).unwrap();
+        Command::new(kiln())
+            .arg("executor")
+            .arg("-c")
+            .arg(self.bench.context())
+            .arg("-f")
+            .arg(&file)
+            .arg("--scratch-dir")
+            .arg(self.path("scratch"))
+            .args(flags)
+            .output()
+            .unwrap()
+    }
+
+    fn builds(&self, dockerfile: &str, flags: &[&str]) -> String {
+        let output = self.build(dockerfile, flags);
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    }
+}
+
+fn json(layout: &Path, digest: &Value) -> Value {
+    let hex = digest.as_str().unwrap().trim_start_matches("sha256:");
+    serde_json::from_slice(&std::fs::read(layout.join("blobs/sha256").join(hex)).unwrap()).unwrap()
+}
+
+/// The index that a layout lists.
+fn index(layout: &Path) -> Value {
+    let listed: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+    json(layout, &listed["manifests"][0]["digest"])
+}
+
+/// The predicate of this kind about the image with this number.
+fn predicate(layout: &Path, number: usize, kind: &str) -> Value {
+    let index = index(layout);
+    let image = &index["manifests"][number];
+    let about = |entry: &&Value| entry["annotations"]["vnd.docker.reference.digest"] == image["digest"];
+    let entry =
+        index["manifests"].as_array().unwrap().iter().find(about).expect("something is said about it");
+    assert_eq!(entry["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
+    assert_eq!(entry["platform"]["os"], "unknown");
+    let manifest = json(layout, &entry["digest"]);
+    assert_eq!(manifest["subject"]["digest"], image["digest"]);
+    let layers = manifest["layers"].as_array().unwrap();
+    let layer = layers.iter().find(|layer| layer["annotations"]["in-toto.io/predicate-type"] == kind);
+    let statement = json(layout, &layer.unwrap_or_else(|| panic!("{manifest} says no {kind}"))["digest"]);
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(statement["predicateType"], kind);
+    let digest = image["digest"].as_str().unwrap().trim_start_matches("sha256:");
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], digest);
+    statement["predicate"].clone()
+}
+
+fn purls(document: &Value) -> Vec<String> {
+    let packages = document["packages"].as_array().unwrap().iter().skip(1);
+    let mut found: Vec<String> = packages
+        .map(|package| package["externalRefs"][0]["referenceLocator"].as_str().unwrap().to_owned())
+        .collect();
+    found.sort();
+    found
+}
+
+const SPDX: &str = "https://spdx.dev/Document";
+const SLSA: &str = "https://slsa.dev/provenance/v1";
+
+#[test]
+fn an_sbom_lists_the_packages_of_the_final_image() {
+    let work = Work::new();
+    let status = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n\n\
+                  Package: gone\nStatus: install ok installed\nVersion: 1\n";
+    work.bench
+        .file("os-release", "ID=debian\nVERSION_ID=\"12\"\n")
+        .file("status", status)
+        .file("status2", &status[..status.find("\n\n").unwrap()])
+        .file("package-lock.json", r#"{"packages":{"node_modules/ms":{"version":"2.1.3","license":"MIT"}}}"#)
+        .file("broken/package-lock.json", "{");
+    let layout = work.path("layout");
+    let dockerfile = "FROM scratch\nCOPY os-release /etc/os-release\nCOPY status /var/lib/dpkg/status\n\
+                      COPY package-lock.json broken /app/\nCOPY package-lock.json /app/\nCOPY broken /broken\n\
+                      COPY status2 /var/lib/dpkg/status\n";
+    let place = layout.display().to_string();
+    let log =
+        work.builds(dockerfile, &["--no-push", "--sbom", "--reproducible", "--oci-layout-path", &place]);
+    assert!(log.contains("not in the SBOM: /broken/package-lock.json"), "{log}");
+    let document = predicate(&layout, 0, SPDX);
+    assert_eq!(document["spdxVersion"], "SPDX-2.3");
+    assert_eq!(
+        purls(&document),
+        ["pkg:deb/debian/libc6@2.36-9?arch=amd64&distro=debian-12", "pkg:npm/ms@2.1.3"]
+    );
+    assert!(document["comment"].as_str().unwrap().contains("/broken/package-lock.json"), "{document}");
+}
+
+#[test]
+fn attestations_are_pushed_and_others_still_find_the_image() {
+    let (work, registry) = (Work::new(), Registry::start());
+    work.bench.file("f", "1");
+    let name = format!("{}/app:1", registry.host);
+    let flags = ["-d", &name, "--sbom", "--provenance", "--platform", "linux/amd64,linux/arm64"];
+    work.builds("FROM scratch\nCOPY f /\n", &flags);
+    let output = Command::new("skopeo")
+        .args(["copy", "--all", "--src-tls-verify=false", &format!("docker://{name}")])
+        .arg(format!("oci:{}:x", work.path("all").display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let found = index(&work.path("all"));
+    let kinds: Vec<_> = found["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["platform"]["architecture"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["amd64", "arm64", "unknown", "unknown"]);
+    for number in [0, 1] {
+        predicate(&work.path("all"), number, SPDX);
+        predicate(&work.path("all"), number, SLSA);
+    }
+    // A build on top takes the image, not what is said about it.
+    work.builds(&format!("FROM {name}\nCOPY f /g\n"), &["--no-push"]);
+    let output = Command::new("skopeo")
+        .args(["inspect", "--tls-verify=false", &format!("docker://{name}")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn provenance_names_what_was_used_by_digest_and_no_secret() {
+    let (work, registry) = (Work::new(), Registry::start());
+    let base = format!("{}/base:1", registry.host);
+    work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\n", &["-d", &base, "--reproducible"]);
+    let secret = work.path("secret");
+    std::fs::write(&secret, "hunter2").unwrap();
+    let (layout, place) = (work.path("layout"), work.path("layout").display().to_string());
+    let secret = format!("id=npm,src={}", secret.display());
+    let flags = [
+        "--no-push",
+        "--oci-layout-path",
+        &place,
+        "--build-arg",
+        "TOKEN=hunter3",
+        "--secret",
+        &secret,
+        "--provenance=mode=min,builder-id=https://ci.example/7",
+    ];
+    let dockerfile =
+        format!("FROM {base}\nARG TOKEN\nRUN --mount=type=secret,id=npm cat /run/secrets/npm > /dev/null\n");
+    work.builds(&dockerfile, &flags);
+    let said = predicate(&layout, 0, SLSA);
+    let words = said.to_string();
+    assert!(!words.contains("hunter"), "{words}");
+    let used = &said["buildDefinition"]["resolvedDependencies"][0];
+    assert!(used["uri"].as_str().unwrap().starts_with("pkg:docker/127.0.0.1:"), "{used}");
+    assert_eq!(used["digest"]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(said["runDetails"]["builder"]["id"], "https://ci.example/7");
+    assert_eq!(said["runDetails"]["metadata"]["buildkit_hermetic"], false);
+    std::fs::remove_dir_all(&layout).unwrap();
+    let flags = [&flags[..7], &["--provenance=mode=max"]].concat();
+    work.builds(&dockerfile, &flags);
+    let request = predicate(&layout, 0, SLSA)["buildDefinition"]["externalParameters"]["request"].clone();
+    assert_eq!(request["args"]["build-arg:TOKEN"], "hunter3");
+    assert_eq!(request["secrets"][0]["id"], "npm");
+    assert!(!request.to_string().contains("hunter2"), "{request}");
+}
+
+#[test]
+fn the_same_inputs_give_the_same_attestations() {
+    let work = Work::new();
+    let digest = |place: &str| {
+        let path = work.path(place).display().to_string();
+        let flags = ["--no-push", "--reproducible", "--sbom", "--provenance", "--digest-file", &path];
+        work.builds("FROM scratch\nCOPY base.tar /\n", &flags);
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(digest("one"), digest("two"));
+}
+
+#[test]
+fn attestations_in_docker_s_format_are_refused_with_the_reason() {
+    let work = Work::new();
+    let archive = work.path("a.tar").display().to_string();
+    for flags in [["--image-format=docker", "--no-push"], ["--tar-path", &archive]] {
+        let output =
+            work.build("FROM scratch\n", &[flags.as_slice(), &["--sbom", "-d", "x.example/a"]].concat());
+        assert!(!output.status.success() && text(&output).contains("OCI index"), "{}", text(&output));
+    }
+    let output = work.build("FROM scratch\n", &["--no-push", "--provenance=mode=all"]);
+    assert!(text(&output).contains("mode=max"), "{}", text(&output));
+}
