@@ -21,6 +21,8 @@ pub(super) struct Scripted {
     end: End,
     length: Option<u64>,
     again: Bytes,
+    /// Bytes in a tenth of a second, where that is limited.
+    rate: Option<usize>,
     /// What was sent before a break has to leave first: hyper drops what is still in its buffer.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -36,7 +38,13 @@ pub(super) enum End {
 impl Scripted {
     pub(super) fn new(bytes: Bytes, end: End) -> Self {
         let length = (end == End::Proper).then_some(bytes.len() as u64);
-        Self { again: bytes.clone(), left: bytes, end, length, pause: None }
+        Self { again: bytes.clone(), left: bytes, end, length, rate: None, pause: None }
+    }
+
+    /// The same body, so many bytes a second.
+    pub(super) fn slowly(mut self, rate: usize) -> Self {
+        self.rate = Some((rate / 10).max(1));
+        self
     }
 }
 
@@ -63,7 +71,12 @@ impl Body for Scripted {
                 End::Repeat => self.left = self.again.clone(),
             }
         }
-        let most = self.left.len().min(PIECE);
+        if self.rate.is_some() {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(Duration::from_millis(100))));
+            std::task::ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
+        let most = self.left.len().min(self.rate.unwrap_or(PIECE));
         let piece = self.left.split_to(most);
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }

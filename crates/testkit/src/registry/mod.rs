@@ -82,6 +82,8 @@ pub enum Fault {
     Truncate(usize),
     /// The answer's body, and then more of it without end.
     Endless,
+    /// So many bytes of the answer's body come in a second.
+    Slow(usize),
     /// A redirect (307) to this URL.
     RedirectTo(String),
     /// The answer, but ranges are not understood.
@@ -116,6 +118,8 @@ struct Contents {
     manifests: HashMap<(String, String), (String, Bytes)>,
     uploads: HashMap<u64, Vec<u8>>,
     script: HashMap<Route, VecDeque<Fault>>,
+    /// What happens to requests that the script has nothing for.
+    always: HashMap<Route, Fault>,
     seen: Vec<Seen>,
     serial: u64,
     tokens: auth::Tokens,
@@ -267,6 +271,11 @@ impl TestRegistry {
         self.state.lock().script.entry(route).or_default().extend(faults);
     }
 
+    /// From now on all requests of this kind that the script has nothing for meet this fault.
+    pub fn always(&self, route: Route, fault: Fault) {
+        self.state.lock().always.insert(route, fault);
+    }
+
     /// The requests that it saw, in their order.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.lock().seen.clone()
@@ -289,6 +298,11 @@ impl TestRegistry {
         let descriptor = Descriptor::new("application/octet-stream", digest.clone(), bytes.len() as u64);
         self.state.lock().blobs.insert((repository.to_owned(), digest), bytes);
         descriptor
+    }
+
+    /// Loses a blob of a repository; gives whether it was there.
+    pub fn remove_blob(&self, repository: &str, digest: &Digest) -> bool {
+        self.state.lock().blobs.remove(&(repository.to_owned(), digest.clone())).is_some()
     }
 
     /// Puts a manifest into a repository, under its digest and under `tag`.

@@ -72,7 +72,8 @@ pub(super) async fn serve(
                 })
                 .collect(),
         });
-        contents.script.get_mut(&target.route).and_then(std::collections::VecDeque::pop_front)
+        let scripted = contents.script.get_mut(&target.route).and_then(std::collections::VecDeque::pop_front);
+        scripted.or_else(|| contents.always.get(&target.route).cloned())
     };
     let fault = fault.unwrap_or(Fault::Serve);
     match &fault {
@@ -176,7 +177,10 @@ fn respond(method: &Method, answer: Plain, fault: &Fault) -> Response<Scripted> 
     if head || (end != End::Proper && *fault != Fault::Endless) {
         response = response.header("content-length", claimed);
     }
-    let body = if head { Scripted::new(Bytes::new(), End::Proper) } else { Scripted::new(body, end) };
+    let mut body = if head { Scripted::new(Bytes::new(), End::Proper) } else { Scripted::new(body, end) };
+    if let Fault::Slow(rate) = fault {
+        body = body.slowly(*rate);
+    }
     response.body(body).expect("the headers are valid")
 }
 
