@@ -1,28 +1,27 @@
 //! The build, from a request to a pushed image.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kiln_cache::{ImageEvent, ImageOptions, Images, StepCache, StepPlace};
 use kiln_dockerfile::{Dockerfile, Ignore, LintFacts, Severity, Source, lint_with};
-use kiln_plan::{Base, BuildPlan, Facts, Hit, Hits, Verdict};
+use kiln_plan::{Base, BuildPlan};
 use kiln_registry::Registry;
 use kiln_sandbox::Cancel;
 use kiln_store::{Durability, ReadOnly, Store};
-use tokio::task::JoinSet;
 
 use crate::attest::{Made, attest, is_hermetic};
+use crate::course::{Course, Known, announce};
 use crate::error::BuildError;
-use crate::event::{Event, Observer, StepNews};
-use crate::image::{Image, ImageFormat, Layer, Parts, assemble};
-use crate::planning::{self, Found, blocking};
+use crate::event::{Event, Observer};
+use crate::image::{Image, ImageFormat, Parts, assemble};
+use crate::planning::{Found, blocking};
 use crate::product::Product;
 use crate::request::{BuildRequest, CachePlace, DockerfileAt};
 use crate::scratch::Scratch;
 use crate::session::{Session, fetch_contexts};
-use crate::stage::{Finished, StageWork};
-use crate::trees::Trees;
+use crate::stage::Finished;
 use crate::uploads::Uploads;
 
 /// What a build came to.
@@ -104,6 +103,7 @@ async fn open(
             blobs,
             origins: Mutex::default(),
             downloads: Mutex::default(),
+            made: Mutex::default(),
             uploads: Uploads::new(runtime.clone()),
             cache_uploads: Uploads::new(runtime.clone()),
             runtime,
@@ -270,10 +270,25 @@ async fn work(
             session.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
         }
     }
-    let mut known = Known { hermetic: true, ..Known::default() };
+    let mut known = Known::default();
+    loop {
+        let built = all_platforms(session, file, &mut known, began).await;
+        let Err(BuildError::Lost { digest }) = built else { return built };
+        session.tell(Event::Note(format!("without the cached layer {digest} the build is planned again")));
+        known.lose(session, &digest);
+    }
+}
+
+async fn all_platforms(
+    session: &Arc<Session>,
+    file: &Dockerfile,
+    known: &mut Known,
+    began: Instant,
+) -> Result<Built, BuildError> {
+    let dry_run = session.request.dry_run;
     let (mut plans, mut images) = (Vec::new(), Vec::new());
     for number in 0..session.request.platforms.len() {
-        match one_platform(session, file, number, &mut known, dry_run).await? {
+        match one_platform(session, file, number, known, dry_run).await? {
             Platformed::Plan(plan) => plans.push(*plan),
             Platformed::Image(image) => images.push(*image),
         }
@@ -281,19 +296,9 @@ async fn work(
     if dry_run {
         return Ok(Built::Plans(plans));
     }
-    let made = Made { used: &known.images, hermetic: known.hermetic, took: began.elapsed() };
+    let made = Made { used: &known.images, hermetic: !known.networked, took: began.elapsed() };
     let attestations = attest(session, &images, &made).await?;
     deliver(session, Product::new(images, attestations)).await
-}
-
-/// What the platforms of one build have in common: a stage for the machine that builds runs once.
-#[derive(Default)]
-struct Known {
-    facts: Facts,
-    images: Found,
-    hits: Hits,
-    /// Whether nothing that runs has a network.
-    hermetic: bool,
 }
 
 enum Platformed {
@@ -311,165 +316,30 @@ async fn one_platform(
 ) -> Result<Platformed, BuildError> {
     let mut request = session.request.plan.clone();
     request.platform.clone_from(&session.request.platforms[number]);
-    let plan = planning::make(session, file, &request, &mut known.facts, &mut known.images).await?;
-    for warning in plan.warnings.iter().filter(|_| number == 0) {
+    let plan = known.plan(session, file, &request).await?;
+    let first = known.is_first(&request.platform);
+    for warning in plan.warnings.iter().filter(|_| number == 0 && first) {
         session.tell(Event::Warning(warning.clone()));
-    }
-    if session.request.cache.enabled {
-        let unknown: Vec<_> = plan.keys().into_iter().filter(|key| !known.hits.contains_key(key)).collect();
-        known.hits.extend(session.cache.probe(&unknown).await);
-    }
-    let mut plan = plan.decide(&known.hits);
-    if session.request.layers.single {
-        need_trees(&mut plan);
     }
     if dry_run {
         return Ok(Platformed::Plan(Box::new(plan)));
     }
     crate::foreign::check(session, &plan)?;
-    known.hermetic &= is_hermetic(&plan);
-    if session.request.cache.enabled {
+    known.networked |= !is_hermetic(&plan);
+    if session.request.cache.enabled && first {
         announce(session, &plan);
     }
-    let (plan, images) = (Arc::new(plan), Arc::new(known.images.clone()));
-    let trees = if needs_trees(&plan) {
-        let session = Arc::clone(session);
-        Some(Arc::new(blocking(move || Trees::new(&session, number)).await?))
-    } else {
-        None
-    };
-    let finished = schedule(session, &plan, &images, trees.as_ref()).await;
-    let finished = match finished {
-        Ok(finished) => finished,
-        Err(error) => {
-            session.cancel_rest();
-            return Err(error);
-        }
-    };
-    if session.request.platforms.len() > 1 && !session.request.layers.single {
-        known.hits.extend(made(&plan, &finished, session.request.now));
-    }
+    let mut course =
+        Course { session, file, request: &request, number, known, plan: Arc::new(plan), trees: None };
+    let finished = course.run().await?;
+    let (plan, images) = (&course.plan, &course.known.images);
     let Some(target) = plan.targets.first() else {
         return Err(BuildError::other("there is no stage to build"));
     };
-    Ok(Platformed::Image(Box::new(image(session, &plan, *target, &finished, &images)?)))
-}
-
-/// The layers of the steps that ran, by their keys: hits for the platforms to come.
-fn made(plan: &BuildPlan, finished: &Finished, now: i64) -> Hits {
-    let mut hits = Hits::new();
-    for (place, layers) in finished {
-        let stage = &plan.stages[*place];
-        let Some(below) = layers.len().checked_sub(stage.steps.len()) else { continue };
-        for (step, layer) in stage.steps.iter().zip(&layers[below..]) {
-            hits.extend(step.keys.all().map(|key| {
-                let hit = Hit {
-                    key,
-                    digest: layer.descriptor.digest.clone(),
-                    diff_id: layer.diff_id,
-                    size: layer.descriptor.size,
-                    media_type: layer.descriptor.media_type.clone(),
-                    origin: "this build".to_owned(),
-                    created: now,
-                };
-                (key, hit)
-            }));
-        }
-    }
-    hits
-}
-
-/// With one layer for all, changes are found in a tree.
-fn need_trees(plan: &mut BuildPlan) {
-    for target in plan.targets.clone() {
-        let mut place = Some(target);
-        while let Some(at) = place {
-            plan.stages[at].needs_tree = true;
-            place = match plan.stages[at].base {
-                Base::Stage(base) => Some(base),
-                _ => None,
-            };
-        }
-    }
-}
-
-fn needs_trees(plan: &BuildPlan) -> bool {
-    plan.stages.iter().any(|stage| {
-        stage.needs_tree
-            || stage.steps.iter().any(|step| {
-                let reads_image = step
-                    .op
-                    .trees_read()
-                    .iter()
-                    .any(|source| matches!(source, kiln_plan::TreeSource::Image(_)));
-                matches!(step.verdict, Verdict::Run { .. }) && reads_image
-            })
-    })
-}
-
-fn announce(session: &Session, plan: &BuildPlan) {
-    for stage in plan.stages.iter().filter(|stage| stage.needed) {
-        for (number, step) in stage.steps.iter().enumerate() {
-            if matches!(step.verdict, Verdict::Run { .. }) {
-                session.tell(Event::Step {
-                    stage: stage.name.clone().unwrap_or_else(|| stage.number.to_string()),
-                    number: number + 1,
-                    of: stage.steps.len(),
-                    text: step.text.clone(),
-                    what: StepNews::Missed,
-                });
-            }
-        }
-    }
-}
-
-/// Builds the needed stages, each as soon as those that it needs are finished; side by side where the rung allows.
-async fn schedule(
-    session: &Arc<Session>,
-    plan: &Arc<BuildPlan>,
-    images: &Arc<Found>,
-    trees: Option<&Arc<Trees>>,
-) -> Result<Finished, BuildError> {
-    let parallel = trees.is_none_or(|trees| trees.parallel());
-    let mut finished: Finished = HashMap::new();
-    let mut waiting: Vec<usize> = (0..plan.stages.len()).filter(|place| plan.stages[*place].needed).collect();
-    let mut running: JoinSet<Result<(usize, Vec<Layer>), BuildError>> = JoinSet::new();
-    loop {
-        let ready: Vec<usize> = waiting
-            .iter()
-            .copied()
-            .filter(|place| plan.dependencies(*place).iter().all(|needed| finished.contains_key(needed)))
-            .collect();
-        for place in ready {
-            if !parallel && !running.is_empty() {
-                break;
-            }
-            waiting.retain(|other| *other != place);
-            let work = StageWork {
-                session: Arc::clone(session),
-                plan: Arc::clone(plan),
-                place,
-                images: Arc::clone(images),
-                trees: trees.cloned(),
-                finished: finished.clone(),
-            };
-            running.spawn(blocking(move || Ok((place, work.build()?))));
-        }
-        match running.join_next().await {
-            None => return Ok(finished),
-            Some(Ok(Ok((place, layers)))) => _ = finished.insert(place, layers),
-            Some(Ok(Err(error))) => {
-                session.cancel_rest();
-                while running.join_next().await.is_some() {}
-                return Err(error);
-            }
-            Some(Err(error)) => {
-                session.cancel_rest();
-                while running.join_next().await.is_some() {}
-                return Err(BuildError::other(error));
-            }
-        }
-    }
+    let image = image(session, plan, *target, &finished, images)?;
+    // A stage for the machine that builds runs once for all platforms.
+    course.known.take_made(session);
+    Ok(Platformed::Image(Box::new(image)))
 }
 
 fn image(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use kiln_dockerfile::{Diagnostic, Source, Span};
+use kiln_oci::Digest;
 
 /// A failed build.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,12 @@ pub enum BuildError {
     /// The Dockerfile can't be read.
     #[error("could not read the Dockerfile: {0}")]
     NoDockerfile(String),
+    /// A cached layer that the plan counted on can't be had: the build goes on without it.
+    #[error("the cached layer {digest} can't be had any more")]
+    Lost {
+        /// The layer's blob.
+        digest: Digest,
+    },
     /// The build was told to stop.
     #[error("the build was cancelled")]
     Cancelled,

@@ -6,6 +6,7 @@
 mod attest;
 mod build;
 mod copy;
+mod course;
 mod error;
 mod event;
 mod foreign;

@@ -205,6 +205,13 @@ impl Blobs for Attestation {
 /// Writes the result as an archive and as a layout, as far as that is asked for. Blocks.
 pub(crate) fn write_files(session: &Session, product: &Product) -> Result<(), BuildError> {
     let output = &session.request.output;
+    if output.archive.is_some() || output.layout.is_some() {
+        for layer in product.images().iter().flat_map(|image| &image.layers) {
+            if let LayerOrigin::Cached(hit) = session.origin(&layer.descriptor.digest) {
+                session.runtime.block_on(session.bring(&hit))?;
+            }
+        }
+    }
     let blobs = AllBlobs(session);
     let Some(first) = product.images().first() else { return Ok(()) };
     if let Some(path) = &output.archive {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_cache::{Inputs, StepRecord, StepResult};
-use kiln_plan::{Op, Step};
+use kiln_oci::Descriptor;
+use kiln_plan::{Hit, Op, Step};
 
 use crate::event::Event;
 use crate::image::Layer;
@@ -16,14 +17,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long results of a failed build have: they spare the next one, but the failure is news.
 const PATIENCE_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
-/// Begins to put the result of a step into the layer cache, if results of this kind go there.
-pub(crate) fn store(session: &Arc<Session>, step: &Step, layer: &Layer) {
+/// Whether results of this step's kind go into the layer cache.
+fn is_wanted(session: &Session, step: &Step) -> bool {
     let cache = &session.request.cache;
-    let wanted = match step.op {
+    let kind = match step.op {
         Op::Run(_) => cache.run_layers,
         Op::Copy(_) | Op::MakeDirectory(_) => cache.copy_layers,
     };
-    if !cache.enabled || !cache.push || !wanted {
+    cache.enabled && cache.push && kind
+}
+
+/// Begins to put the result of a step into the layer cache, if results of this kind go there.
+pub(crate) fn store(session: &Arc<Session>, step: &Step, layer: &Layer) {
+    if !is_wanted(session, step) {
         return;
     }
     let Ok(Some(blob)) = session.blobs.blob_of(&layer.descriptor) else { return };
@@ -33,18 +39,35 @@ pub(crate) fn store(session: &Arc<Session>, step: &Step, layer: &Layer) {
         diff_id: layer.diff_id,
         created: session.request.now,
     });
-    let mut result = StepResult {
-        records: records.collect(),
-        inputs: Inputs::of(&step.recipe),
-        layer: Some(blob),
-        elsewhere: None,
-    };
+    let (records, inputs) = (records.collect(), Inputs::of(&step.recipe));
+    let mut result = StepResult { records, inputs, layer: Some(blob), elsewhere: None };
     let shared = Arc::clone(session);
     session.cache_uploads.spawn(async move {
         if let Some(repository) = shared.cache.repository() {
             let digest = &result.records[0].layer.digest;
             result.elsewhere = shared.uploads.elsewhere(repository, digest).await;
         }
+        shared.cache.put(&result).await;
+        Ok(())
+    });
+}
+
+/// A step that was found by what it reads, not by its recipe, is put under its recipe's key too: the next build then
+/// needs nothing of the stage that was read to find it.
+pub(crate) fn alias(session: &Arc<Session>, step: &Step, hit: &Hit) {
+    if hit.key == step.keys.recipe || !is_wanted(session, step) {
+        return;
+    }
+    let record = StepRecord {
+        key: step.keys.recipe,
+        layer: Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size),
+        diff_id: hit.diff_id,
+        created: hit.created,
+    };
+    let inputs = Inputs::of(&step.recipe);
+    let result = StepResult { records: vec![record], inputs, layer: None, elsewhere: None };
+    let shared = Arc::clone(session);
+    session.cache_uploads.spawn(async move {
         shared.cache.put(&result).await;
         Ok(())
     });

@@ -8,7 +8,7 @@ use kiln_cache::{Images, LayerSource, StepCache};
 use kiln_context::{ContextView, Fetched, Item, Selector, digest, fetch, select};
 use kiln_dockerfile::{Diagnostic, Ignore, Source, Span};
 use kiln_oci::Digest;
-use kiln_plan::{ContentOf, ContentQuestion, Hit};
+use kiln_plan::{ContentOf, ContentQuestion, Hit, Hits, StepKeys};
 use kiln_registry::Registry;
 use kiln_rootfs::{DirectoryView, View};
 use kiln_sandbox::Cancel;
@@ -16,6 +16,7 @@ use kiln_store::{Blob, ReadWrite, Store};
 
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
+use crate::image::Layer;
 use crate::request::BuildRequest;
 use crate::scratch::Scratch;
 use crate::uploads::Uploads;
@@ -47,6 +48,8 @@ pub(crate) struct Session {
     pub(crate) origins: Mutex<HashMap<Digest, LayerOrigin>>,
     /// What was fetched from the web, for provenance.
     pub(crate) downloads: Mutex<Vec<kiln_attest::Material>>,
+    /// Results of this build's own steps.
+    pub(crate) made: Mutex<Hits>,
     pub(crate) runtime: tokio::runtime::Handle,
     /// The image's own blobs, on their way to its destinations.
     pub(crate) uploads: Uploads,
@@ -165,9 +168,32 @@ impl Session {
             self.tell(Event::Transfer { digest, upload: false, done, of });
         };
         let blob = self.cache.fetch(hit, &self.blobs, &on).await;
-        blob.ok_or_else(|| {
-            BuildError::other(format!("the cached layer {} can't be had any more; build again", hit.digest))
-        })
+        blob.ok_or_else(|| BuildError::Lost { digest: hit.digest.clone() })
+    }
+
+    /// Notes what a step came to, in case that the build is planned again, and for other platforms.
+    pub(crate) fn note_made(&self, keys: &StepKeys, layer: &Layer) {
+        if !self.request.cache.enabled && self.request.platforms.len() == 1 {
+            return;
+        }
+        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        made.extend(keys.all().map(|key| {
+            let hit = Hit {
+                key,
+                digest: layer.descriptor.digest.clone(),
+                diff_id: layer.diff_id,
+                size: layer.descriptor.size,
+                media_type: layer.descriptor.media_type.clone(),
+                origin: "this build".to_owned(),
+                created: self.request.now,
+            };
+            (key, hit)
+        }));
+    }
+
+    /// What this build made so far, as hits.
+    pub(crate) fn made(&self) -> Hits {
+        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Remembers what came from `url`. A login in it is not remembered.

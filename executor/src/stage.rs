@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use kiln_oci::Descriptor;
 use kiln_oci::media_type::Compression;
-use kiln_plan::{Base, BuildPlan, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict};
+use kiln_plan::{
+    Base, BuildPlan, ContentQuestion, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict,
+};
 use kiln_rootfs::{
     BaseLayer, ChangeSource, EmptyView, LayerOptions, OverlayView, TreePath, View, skeleton, write_layer,
 };
@@ -21,6 +23,14 @@ use crate::trees::{Trees, base_layer};
 
 /// What finished stages leave: their layers, base first, by place in the plan.
 pub(crate) type Finished = HashMap<usize, Vec<Layer>>;
+
+/// What one stage came to.
+pub(crate) struct Done {
+    /// Base first.
+    pub(crate) layers: Vec<Layer>,
+    /// What later steps read of it holds this.
+    pub(crate) answers: Vec<(ContentQuestion, [u8; 32])>,
+}
 
 /// All that a stage needs.
 pub(crate) struct StageWork {
@@ -50,7 +60,7 @@ impl StageWork {
     }
 
     /// Builds the stage and gives its layers, base first.
-    pub(crate) fn build(&self) -> Result<Vec<Layer>, BuildError> {
+    pub(crate) fn build(&self) -> Result<Done, BuildError> {
         let (session, stage) = (&self.session, self.stage());
         session.tell(Event::Stage { name: self.name() });
         let mut layers = self.base_layers();
@@ -69,7 +79,7 @@ impl StageWork {
                 Verdict::Reuse(hit) => {
                     // What lies below the next copy are layers from now on.
                     deltas = Bare::default();
-                    Some(self.reuse(step, hit, number)?)
+                    self.reuse(step, hit, number, single)?
                 }
                 Verdict::Run { .. } => {
                     self.news(step, number, StepNews::Runs);
@@ -85,11 +95,32 @@ impl StageWork {
         if single && stage.needs_tree && !stage.steps.is_empty() {
             layers.push(self.commit_open_step()?);
         }
+        let mut answers = Vec::new();
         if stage.needs_tree {
+            answers = self.answers()?;
             let keep = self.wanted_later();
             self.trees_in_use()?.lock().leave(self.place, &keep).map_err(BuildError::other)?;
         }
-        Ok(layers)
+        Ok(Done { layers, answers })
+    }
+
+    /// What the planner wants to know of this stage's files. What can't be found is no answer: the step that wants it
+    /// says so.
+    fn answers(&self) -> Result<Vec<(ContentQuestion, [u8; 32])>, BuildError> {
+        let questions = self.plan.content_questions(self.place);
+        if questions.is_empty() || !self.session.request.cache.enabled {
+            return Ok(Vec::new());
+        }
+        let tree = self.tree(&TreeSource::Stage(self.place))?;
+        let mut answers: Vec<(ContentQuestion, [u8; 32])> = Vec::new();
+        for question in questions {
+            if answers.iter().all(|(other, _)| *other != question)
+                && let Ok(digest) = tree.digest(&question)
+            {
+                answers.push((question, digest));
+            }
+        }
+        Ok(answers)
     }
 
     fn news(&self, step: &Step, number: usize, what: StepNews) {
@@ -142,7 +173,14 @@ impl StageWork {
         .map_err(BuildError::other)
     }
 
-    fn reuse(&self, step: &Step, hit: &Hit, number: usize) -> Result<Layer, BuildError> {
+    /// Takes a step's layer from a cache. Gives none where all steps share one.
+    fn reuse(
+        &self,
+        step: &Step,
+        hit: &Hit,
+        number: usize,
+        single: bool,
+    ) -> Result<Option<Layer>, BuildError> {
         let session = &self.session;
         self.news(step, number, StepNews::Cached { origin: hit.origin.clone() });
         session.remember(&hit.digest, LayerOrigin::Cached(hit.clone()));
@@ -151,7 +189,8 @@ impl StageWork {
             self.trees_in_use()?.lock().apply_layer(self.place, layer).map_err(BuildError::other)?;
         }
         let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
-        Ok(Layer { descriptor, diff_id: hit.diff_id })
+        crate::results::alias(session, step, hit);
+        Ok((!single).then_some(Layer { descriptor, diff_id: hit.diff_id }))
     }
 
     /// Does a step. Gives its layer; none where all steps share one.
@@ -169,6 +208,7 @@ impl StageWork {
         };
         let made = result.map_err(|error| self.blame(step.span, error))?;
         if let Some(layer) = &made {
+            self.session.note_made(&step.keys, layer);
             crate::results::store(&self.session, step, layer);
         }
         Ok(made)

@@ -45,7 +45,9 @@ impl Uploads {
         {
             let mut blobs = lock(&self.blobs);
             let place = (to.clone(), digest.clone());
-            if blobs.get(&place).is_some_and(|known| *known.borrow() != Some(false)) {
+            // An upload that was stopped has no sender any more.
+            let begun = |known: &Arrival| known.borrow().unwrap_or_else(|| known.has_changed().is_ok());
+            if blobs.get(&place).is_some_and(begun) {
                 return;
             }
             blobs.insert(place, arrival);

@@ -135,13 +135,14 @@ impl BuildPlan {
         self.stages.iter().flat_map(|stage| &stage.steps).flat_map(|step| step.keys.all()).collect()
     }
 
-    /// The questions that can be answered now that the stage at `place` has run: what later steps copy from it.
+    /// The questions that can be answered now that the stage at `place` has run: what steps that are to run read of it.
     pub fn content_questions(&self, place: usize) -> Vec<ContentQuestion> {
         self.stages
             .iter()
             .flat_map(|stage| &stage.steps)
-            .filter(|step| !matches!(step.verdict, Verdict::Skip))
-            .filter_map(|step| step.late.clone())
+            .filter(|step| matches!(step.verdict, Verdict::Run { .. }))
+            .flat_map(|step| &step.late)
+            .map(|late| late.question.clone())
             .filter(|question| question.of == crate::ContentOf::Stage(place))
             .collect()
     }

@@ -7,8 +7,8 @@ use kiln_oci::{Healthcheck, ImageConfig};
 use crate::scope::Environment;
 use crate::stages::{DraftBase, Stages, error, place};
 use crate::{
-    Base, ContentOf, ContentQuestion, CopySource, CopyStep, DirectoryStep, Op, Recipe, Stage, Step, StepKeys,
-    TreeSource, Verdict, history,
+    Base, ContentOf, ContentQuestion, CopySource, CopyStep, DirectoryStep, Late, Op, Recipe, Stage, Step,
+    StepKeys, TreeSource, Verdict, history,
 };
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,7 +58,7 @@ impl<'a, 's> Fold<'a, 's> {
             config: ImageConfig::default(),
             env: Environment::default(),
             build_args: Vec::new(),
-            keys: StepKeys { recipe: root.key(), content: None },
+            keys: StepKeys::of(&root),
             steps: Vec::new(),
             cmd_set: false,
         }
@@ -115,7 +115,7 @@ impl<'a, 's> Fold<'a, 's> {
                 self.config = self.earlier[place].config.clone();
                 self.env = self.scopes[place].env.clone();
                 self.build_args.clone_from(&self.scopes[place].build_args);
-                self.keys = self.scopes[place].keys;
+                self.keys = self.scopes[place].keys.clone();
             }
             DraftBase::Image(image) => {
                 if let Some(fact) = self.stages.facts.find_base(image, &draft.platform) {
@@ -123,7 +123,7 @@ impl<'a, 's> Fold<'a, 's> {
                     manifest = Some(fact.manifest.clone());
                     let mut recipe = Recipe::new("base");
                     recipe.add("image", fact.manifest.to_string());
-                    self.keys = StepKeys { recipe: recipe.key(), content: None };
+                    self.keys = StepKeys::of(&recipe);
                     tidy(&mut self.config, &draft.platform);
                 }
             }
@@ -298,7 +298,7 @@ impl<'a, 's> Fold<'a, 's> {
             recipe.add("path", &path);
             recipe.add("owner", &owner);
             let op = Op::MakeDirectory(DirectoryStep { path, owner });
-            self.push(Shown::of(instruction), op, recipe, None);
+            self.push(Shown::of(instruction), op, recipe, Vec::new());
         }
         Ok(())
     }
@@ -376,27 +376,16 @@ impl<'a, 's> Fold<'a, 's> {
         recipe
     }
 
-    /// Adds a step and moves the keys on. `late` names the recipe's field that the answer replaces.
-    pub(crate) fn push(&mut self, shown: Shown, op: Op, recipe: Recipe, late: Option<ContentQuestion>) {
-        let answer = late.as_ref().and_then(|question| self.stages.facts.find_content(question));
-        let content = if answer.is_some() || self.keys.content.is_some() {
-            let parent = self.keys.content.unwrap_or(self.keys.recipe);
-            let mut other = recipe.with("parent", parent.hex());
-            if let Some(answer) = answer {
-                other = other.with("from", answer);
-            }
-            Some(other.key())
-        } else {
-            None
-        };
-        self.keys = StepKeys { recipe: recipe.key(), content: content.filter(|key| *key != recipe.key()) };
+    /// Adds a step and moves the keys on.
+    pub(crate) fn push(&mut self, shown: Shown, op: Op, recipe: Recipe, late: Vec<Late>) {
+        self.keys = self.keys_of(&recipe, &late);
         self.steps.push(Step {
             span: shown.span,
             lines: shown.lines,
             text: shown.text,
             op,
             recipe,
-            keys: self.keys,
+            keys: self.keys.clone(),
             late,
             verdict: Verdict::Run { needs_tree: false },
         });

@@ -3,8 +3,11 @@
 use kiln_dockerfile::{AddOptions, Copy, Diagnostic, Instruction, Word, expand_heredoc};
 
 use crate::fold::{Fold, Shown, absolute};
+use crate::recipe::{LINKED, PARENT};
 use crate::stages::error;
-use crate::{AddStep, ContentOf, ContentQuestion, CopySource, CopyStep, InlineFile, Op, Recipe, TreeSource};
+use crate::{
+    AddStep, ContentOf, ContentQuestion, CopySource, CopyStep, InlineFile, Late, Op, Recipe, TreeSource,
+};
 
 impl Fold<'_, '_> {
     pub(crate) fn copy(
@@ -81,14 +84,14 @@ impl Fold<'_, '_> {
         })
     }
 
-    /// The recipe, and the question whose answer gives a second key where files come from an earlier stage.
-    pub(crate) fn copy_recipe(&mut self, step: &CopyStep) -> (Recipe, Option<ContentQuestion>) {
+    /// The recipe, and what to ask once the stage has run that files come from.
+    pub(crate) fn copy_recipe(&mut self, step: &CopyStep) -> (Recipe, Vec<Late>) {
         let mut recipe = self.recipe(if step.add.is_some() { "add" } else { "copy" });
         // A linked copy is the same layer whatever is below it; names of owners are looked up below.
         let by_number =
             step.chown.as_deref().is_none_or(|chown| chown.bytes().all(|b| b.is_ascii_digit() || b == b':'));
         if step.link && step.chmod.is_none() && by_number {
-            recipe = recipe.with("parent", "linked");
+            recipe = recipe.with(PARENT, LINKED);
         }
         let mut paths = Vec::new();
         for source in &step.sources {
@@ -129,14 +132,11 @@ impl Fold<'_, '_> {
         recipe.add("from", from);
         let late = match step.from {
             TreeSource::Stage(place) if !paths.is_empty() && self.stages.request.content_keys => {
-                Some(ContentQuestion {
-                    of: ContentOf::Stage(place),
-                    words: paths,
-                    excludes: step.excludes.clone(),
-                    parents: step.parents,
-                })
+                let (of, excludes) = (ContentOf::Stage(place), step.excludes.clone());
+                let question = ContentQuestion { of, words: paths, excludes, parents: step.parents };
+                vec![Late { field: "from".to_owned(), question }]
             }
-            _ => None,
+            _ => Vec::new(),
         };
         (recipe, late)
     }

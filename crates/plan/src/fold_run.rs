@@ -4,7 +4,7 @@ use kiln_dockerfile::{Command, Diagnostic, Instruction, Mount, MountKind, Run};
 
 use crate::fold::{Fold, Shown, absolute};
 use crate::stages::error;
-use crate::{Op, RunMount, RunStep, Script, TreeSource, history};
+use crate::{ContentOf, ContentQuestion, Late, Op, Recipe, RunMount, RunStep, Script, TreeSource, history};
 
 /// Where a script given as a heredoc is put.
 const PIPES: &str = "/dev/pipes/";
@@ -38,10 +38,10 @@ impl Fold<'_, '_> {
             network: run.network,
             security: run.security,
         };
-        let recipe = self.run_recipe(&step);
+        let (recipe, late) = self.run_recipe(&step);
         let entry = history::run(&step.argv, &self.shown_args());
         self.note(entry, true);
-        self.push(Shown::of(instruction), Op::Run(Box::new(step)), recipe, None);
+        self.push(Shown::of(instruction), Op::Run(Box::new(step)), recipe, late);
         Ok(())
     }
 
@@ -106,7 +106,8 @@ impl Fold<'_, '_> {
         Ok(RunMount { mount, source })
     }
 
-    fn run_recipe(&mut self, step: &RunStep) -> crate::Recipe {
+    fn run_recipe(&mut self, step: &RunStep) -> (Recipe, Vec<Late>) {
+        let mut late = Vec::new();
         let mut recipe = self.recipe("run");
         recipe.add_list("command", &step.argv);
         if let Some(script) = &step.script {
@@ -125,9 +126,26 @@ impl Fold<'_, '_> {
             recipe.add_list(format!("mount {place}"), mount_fields(&mount.mount));
             let words = [mount.mount.source.clone()];
             let source = self.source_key(&mount.source, &words, &[], false);
-            recipe.add(format!("mount {place} source"), source);
+            let field = format!("mount {place} source");
+            recipe.add(&field, source);
+            late.extend(self.late(mount, field));
         }
-        recipe
+        (recipe, late)
+    }
+
+    /// What to ask of the stage whose files are mounted. A whole tree is not asked for: hashing it takes longer than most
+    /// steps.
+    fn late(&self, mount: &RunMount, field: String) -> Option<Late> {
+        let TreeSource::Stage(place) = mount.source else { return None };
+        let whole = absolute("/", &mount.mount.source) == "/";
+        let wanted = mount.mount.kind == MountKind::Bind && !whole && self.stages.request.content_keys;
+        let question = ContentQuestion {
+            of: ContentOf::Stage(place),
+            words: vec![mount.mount.source.clone()],
+            excludes: Vec::new(),
+            parents: false,
+        };
+        wanted.then_some(Late { field, question })
     }
 }
 

@@ -10,6 +10,7 @@ mod fold;
 mod fold_copy;
 mod fold_run;
 mod history;
+mod keys;
 mod recipe;
 mod request;
 mod scope;
@@ -22,6 +23,6 @@ pub use recipe::{Field, Recipe, StepKey};
 pub use request::{LayerShape, NamedContext, Request};
 pub use stages::{Planning, plan};
 pub use step::{
-    AddStep, Base, CopySource, CopyStep, DirectoryStep, ImageName, InlineFile, Op, RunMount, RunStep, Script,
-    Step, StepKeys, TreeSource,
+    AddStep, Base, CopySource, CopyStep, DirectoryStep, ImageName, InlineFile, Late, Op, RunMount, RunStep,
+    Script, Step, StepKeys, TreeSource,
 };

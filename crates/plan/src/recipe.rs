@@ -8,6 +8,12 @@ use kiln_oci::Digest;
 /// The version of the encoding. Any change to the bytes of [`Recipe::encode`] or to what goes into a recipe is a new one.
 const VERSION: &[u8] = b"kiln-recipe-1";
 
+/// The field that holds the key of the step before.
+pub(crate) const PARENT: &str = "parent";
+
+/// What stands there where a step is the same whatever is below it.
+pub(crate) const LINKED: &str = "linked";
+
 /// The key of a step: SHA-256 of its encoded recipe.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StepKey(pub [u8; 32]);
@@ -95,6 +101,13 @@ impl Recipe {
             }
         }
         other
+    }
+
+    /// The same recipe on top of the step `parent`; one that depends on nothing below stays as it is.
+    #[must_use]
+    pub(crate) fn onto(&self, parent: StepKey) -> Self {
+        let free = self.fields.iter().any(|field| field.name == PARENT && field.value == LINKED.as_bytes());
+        if free { self.clone() } else { self.with(PARENT, parent.hex()) }
     }
 
     /// The bytes that are hashed: the version, then each field's name and value, every one after its length (8 bytes,

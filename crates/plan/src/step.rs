@@ -65,26 +65,45 @@ pub struct Step {
     pub recipe: Recipe,
     /// Its keys.
     pub keys: StepKeys,
-    /// A question whose answer, once the source stage has run, gives the second key.
-    pub late: Option<ContentQuestion>,
+    /// Questions whose answers, once their stages have run, give keys by content.
+    pub late: Vec<Late>,
     /// What is to happen. [`crate::BuildPlan::decide`] sets it.
     pub verdict: Verdict,
 }
 
+/// Files of an earlier stage that a step reads: what they hold can take the place of how they were made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// The recipe's field that the answer replaces.
+    pub field: String,
+    /// What to ask when the stage has run.
+    pub question: ContentQuestion,
+}
+
 /// The keys under which a step's result is looked up and stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepKeys {
     /// From recipes alone: known before anything runs.
     pub recipe: StepKey,
-    /// With the content of what was copied from earlier stages in place of how it was made; known late, and only where
-    /// such a copy went before.
-    pub content: Option<StepKey>,
+    /// With the content of what was read from earlier stages in place of how it was made: known late, and only where such
+    /// a step went before. The first is by content as far as that is known; the others are for builds that know less.
+    pub content: Vec<StepKey>,
 }
 
 impl StepKeys {
+    /// From a recipe alone.
+    pub(crate) fn of(recipe: &Recipe) -> Self {
+        Self { recipe: recipe.key(), content: Vec::new() }
+    }
+
     /// All keys, the recipe's first.
     pub fn all(&self) -> impl Iterator<Item = StepKey> {
-        std::iter::once(self.recipe).chain(self.content)
+        std::iter::once(self.recipe).chain(self.content.iter().copied())
+    }
+
+    /// The key that says least of how things were made.
+    pub(crate) fn best(&self) -> StepKey {
+        self.content.first().copied().unwrap_or(self.recipe)
     }
 }
 
