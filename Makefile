@@ -13,10 +13,12 @@ build:
 images: build
 	integration/scripts/images $(KILN)
 
-# The same for amd64 and arm64, joined in one index when pushed. Needs Debian's cross-compiler and Rust's target.
+# The same for amd64 and arm64, joined in one index when pushed. Needs Debian's cross-compiler and Rust's target; installs
+# them, or says which can't be had.
+ARM64 := target/aarch64-unknown-linux-gnu/release
 images-arm64: build
 	integration/scripts/build-arm64
-	ARCHES="amd64 arm64" KILN_arm64=target/aarch64-unknown-linux-gnu/release/kiln integration/scripts/images $(KILN)
+	ARCHES="amd64 arm64" KILN_arm64=$(ARM64)/kiln BUSYBOX_arm64=$(ARM64)/busybox integration/scripts/images $(KILN)
 
 # Builds Kiln, makes a base image from busybox-static, warms a volume, builds an image from it twice, and runs it.
 quickstart: build
