@@ -324,7 +324,7 @@ impl Running<'_> {
     /// Waits until the container has ended.
     pub fn wait(self) -> Finished {
         let output =
-            Command::new("timeout").args(["110", "podman", "wait", &self.container]).output().unwrap();
+            Command::new("timeout").args(["300", "podman", "wait", &self.container]).output().unwrap();
         let exit = String::from_utf8_lossy(&output.stdout).trim().parse();
         let log = self.log();
         let exit = exit.unwrap_or_else(|_| panic!("the pod does not end: {}\n{log}", said(&output)));

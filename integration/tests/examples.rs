@@ -1,12 +1,15 @@
 //! What users copy from examples/, run as the systems that it is for would run it.
 
+#![expect(clippy::disallowed_methods, reason = "a test program reads its own environment")]
+
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use kiln_integration::kubelet::{Cluster, Node};
 use kiln_integration::registry::{LOGIN, Registry};
 use kiln_integration::site::{DOCKERFILE, answer, cluster};
-use kiln_integration::{images, manifest, repository_root};
+use kiln_integration::{images, kiln, manifest, repository_root};
 use serde_json::{Value, json};
 
 fn file(path: &str) -> PathBuf {
@@ -240,4 +243,53 @@ fn a_context_comes_through_standard_input() {
     assert!(tar.wait().unwrap().success());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(answer(&registry, "app:1"), "good morning\n");
+}
+
+#[test]
+fn the_pod_that_standard_input_goes_to_is_what_the_api_says() {
+    let text = std::fs::read_to_string(file("contexts/stdin.sh")).unwrap();
+    let (_, overrides) = text.split_once("--overrides='").unwrap();
+    let (overrides, _) = overrides.rsplit_once('\'').unwrap();
+    let overrides =
+        overrides.replace("'$$'", "1").replace("'\"$destination\"'", "registry.example.com/app:1");
+    let mut pod: Value = serde_json::from_str(&overrides).unwrap();
+    pod["kind"] = "Pod".into();
+    pod["metadata"] = json!({"name": "kiln-1"});
+    assert_eq!(manifest::faults(&pod), Vec::<String>::new());
+    assert_eq!(pod["spec"]["containers"][0]["args"][1], "--destination=registry.example.com/app:1");
+}
+
+#[test]
+fn what_is_packed_and_uploaded_is_a_context() {
+    let (registry, _cluster) = cluster();
+    let machine = machine(&registry);
+    // In place of the cloud's program, one that keeps what it is given.
+    let programs = machine.path().join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    let kept = machine.path().join("kept.tar.gz");
+    let program = format!(
+        "#!/bin/sh\ntest \"$1 $2 $4\" = 's3 cp s3://my-bucket/context.tar.gz' && cp \"$3\" {}\n",
+        kept.display()
+    );
+    std::fs::write(programs.join("aws"), program).unwrap();
+    std::fs::set_permissions(programs.join("aws"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let address = "s3://my-bucket/context.tar.gz";
+    let pod = document("contexts/s3.yaml");
+    assert_eq!(pod["spec"]["containers"][0]["args"][0], format!("--context={address}"));
+    let status = Command::new(file("contexts/tar-and-upload.sh"))
+        .arg(machine.path().join("context"))
+        .arg(address)
+        .env("PATH", path)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let output = Command::new(kiln())
+        .args(["executor", "--no-push", "--scratch-dir"])
+        .arg(machine.path().join("scratch"))
+        .arg(format!("--context=tar://{}", kept.display()))
+        .env("DOCKER_CONFIG", machine.path().join("home/.docker"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
