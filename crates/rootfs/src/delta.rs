@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::snapshot::NEVER;
+use crate::snapshot::LONG_AGO;
 use crate::{ChangeSource, IgnorePaths, RootfsError, TreePath, View};
 
 pub use builder::DeltaBuilder;
@@ -40,10 +40,11 @@ impl Delta {
     }
 
     /// What the delta changes of `below`, for a layer: entries whose content and visible metadata are those of `below`
-    /// are left out, and so is the removal of what isn't there. The result stays valid when the directory is moved, and
+    /// are left out, and so is the removal of what isn't there. A directory that differs in its mtime alone is left out as
+    /// well. The result stays valid when the directory is moved, and
     /// reads the files of the delta while it is consumed.
     pub fn changes(&self, below: Arc<dyn View>) -> Result<Box<dyn ChangeSource>, RootfsError> {
-        Ok(Box::new(UpperChanges::new(&self.path, below, IgnorePaths::default(), NEVER)?))
+        Ok(Box::new(UpperChanges::new(&self.path, below, IgnorePaths::default(), LONG_AGO)?))
     }
 }
 

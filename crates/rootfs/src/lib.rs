@@ -36,5 +36,6 @@ pub use overlay::OverlayView;
 pub use root::Root;
 pub use skeleton::skeleton;
 pub use snapshot::*;
+pub use tar_read::{Entry, EntryKind, TarReader};
 pub use tree_path::TreePath;
 pub use view::{DirectoryView, EmptyView, View, Xattrs, resolve, resolve_parent};

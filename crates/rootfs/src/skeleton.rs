@@ -1,7 +1,7 @@
 //! The few paths of an image that a COPY may look at, without unpacking it: layers are read through, and of what they
 //! hold only the interesting entries are written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -11,7 +11,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use crate::delta::disk;
 use crate::error::Doing;
 use crate::tar_read::{Entry, EntryKind, TarReader};
-use crate::{BaseLayer, DirectoryView, Kind, Meta, Root, RootfsError, TreePath, View, decompress, resolve};
+use crate::{
+    BaseLayer, DirectoryView, Kind, Meta, Root, RootfsError, Timestamp, TreePath, View, decompress, resolve,
+};
 
 /// Files longer than this are of interest only for what they are: their content is left out.
 const MOST_CONTENT: u64 = 4 << 20;
@@ -34,9 +36,11 @@ pub fn skeleton(
         let directory = into.join(round.to_string());
         std::fs::create_dir_all(&directory).doing("make the directory", &directory)?;
         rustix::fs::chmod(&directory, Mode::from_raw_mode(0o755)).doing("change the mode of", &directory)?;
+        let mut times = Times::new();
         for layer in layers {
-            read_layer(layer, &wanted, &directory)?;
+            read_layer(layer, &wanted, &directory, &mut times)?;
         }
+        set_times(&Root::open(&directory)?, &times)?;
         let view = DirectoryView::open(&directory)?;
         let before = wanted.len();
         for path in interest {
@@ -54,17 +58,40 @@ fn want(wanted: &mut BTreeSet<TreePath>, path: &TreePath) {
     wanted.insert(path.clone());
 }
 
-fn read_layer(layer: &BaseLayer, wanted: &BTreeSet<TreePath>, into: &Path) -> Result<(), RootfsError> {
+/// The mtimes of directories, which what is made in them later would move.
+type Times = BTreeMap<TreePath, Timestamp>;
+
+fn set_times(root: &Root, times: &Times) -> Result<(), RootfsError> {
+    for (path, mtime) in times {
+        if root.stat(path)?.is_some_and(|meta| meta.is_dir()) {
+            let directory = root.directory(path)?;
+            disk::set_mtime(&directory, b"", *mtime).doing("set the time of", path.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn read_layer(
+    layer: &BaseLayer,
+    wanted: &BTreeSet<TreePath>,
+    into: &Path,
+    times: &mut Times,
+) -> Result<(), RootfsError> {
     match layer {
-        BaseLayer::Unpacked { path, .. } => from_directory(path, wanted, into),
+        BaseLayer::Unpacked { path, .. } => from_directory(path, wanted, into, times),
         BaseLayer::Blob { open, compression, .. } => {
             let bytes = open().doing("open a layer for", into)?;
-            from_blob(decompress(bytes, *compression), wanted, into)
+            from_blob(decompress(bytes, *compression), wanted, into, times)
         }
     }
 }
 
-fn from_blob(input: impl Read, wanted: &BTreeSet<TreePath>, into: &Path) -> Result<(), RootfsError> {
+fn from_blob(
+    input: impl Read,
+    wanted: &BTreeSet<TreePath>,
+    into: &Path,
+    times: &mut Times,
+) -> Result<(), RootfsError> {
     let root = Root::open(into)?;
     let mut tar = TarReader::new(input);
     while let Some(entry) = tar.next()? {
@@ -80,6 +107,9 @@ fn from_blob(input: impl Read, wanted: &BTreeSet<TreePath>, into: &Path) -> Resu
         } else if wanted.contains(&path) {
             let meta = meta_of(&entry);
             put(&root, &path, &meta, &entry.xattrs, &mut tar)?;
+            if meta.is_dir() {
+                times.insert(path, meta.mtime);
+            }
         }
     }
     let mut rest = tar.into_inner();
@@ -192,7 +222,12 @@ fn dress(
 }
 
 /// The same from a layer that is unpacked already.
-fn from_directory(layer: &Path, wanted: &BTreeSet<TreePath>, into: &Path) -> Result<(), RootfsError> {
+fn from_directory(
+    layer: &Path,
+    wanted: &BTreeSet<TreePath>,
+    into: &Path,
+    times: &mut Times,
+) -> Result<(), RootfsError> {
     let (from, to) = (DirectoryView::open(layer)?, Root::open(into)?);
     for path in wanted {
         let Some(meta) = from.stat(path)? else { continue };
@@ -214,6 +249,9 @@ fn from_directory(layer: &Path, wanted: &BTreeSet<TreePath>, into: &Path) -> Res
             put(&to, path, &meta, &xattrs, &mut from.open(path)?)?;
         } else {
             put(&to, path, &meta, &xattrs, &mut io::empty())?;
+        }
+        if meta.is_dir() {
+            times.insert(path.clone(), meta.mtime);
         }
     }
     Ok(())

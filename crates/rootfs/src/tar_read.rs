@@ -17,7 +17,7 @@ const MAX_PIECES: usize = 1 << 20;
 
 /// What an entry makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub enum EntryKind {
     /// Something of its own.
     New(Kind),
     /// Another name of what [`Entry::link`] names.
@@ -26,24 +26,33 @@ pub(crate) enum EntryKind {
 
 /// One entry, contents aside.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) path: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: EntryKind,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: Timestamp,
-    pub(crate) rdev: (u32, u32),
-    pub(crate) xattrs: Xattrs,
+pub struct Entry {
+    /// Its name, as written.
+    pub path: Vec<u8>,
+    /// What a symlink says, or what a hard link is another name of.
+    pub link: Vec<u8>,
+    /// What it makes.
+    pub kind: EntryKind,
+    /// Its permissions.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// When it was changed last.
+    pub mtime: Timestamp,
+    /// A device's major and minor number.
+    pub rdev: (u32, u32),
+    /// Its extended attributes.
+    pub xattrs: Xattrs,
     /// The file's length; of a sparse file, with its holes.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Where the stored bytes of a sparse file belong: offset and length. `None` is all in one piece.
-    pub(crate) pieces: Option<Vec<(u64, u64)>>,
+    pub pieces: Option<Vec<(u64, u64)>>,
 }
 
 /// Reads an archive. Between two entries, [`Read`] gives the stored bytes of the last one.
-pub(crate) struct TarReader<R> {
+pub struct TarReader<R> {
     input: R,
     /// Stored bytes of this entry that are not read yet.
     left: u64,
@@ -80,7 +89,8 @@ fn failed(error: &io::Error) -> RootfsError {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// Begins at the start of an archive that is not compressed.
+    pub fn new(input: R) -> Self {
         Self { input, left: 0, padding: 0, global: Extended::default() }
     }
 
@@ -118,7 +128,11 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next entry; `None` after the last.
-    pub(crate) fn next(&mut self) -> Result<Option<Entry>, RootfsError> {
+    ///
+    /// Fails with [`RootfsError::Archive`] where the archive is damaged.
+    // It can't be an iterator: the bytes of an entry are read between two of them.
+    #[expect(clippy::should_implement_trait, reason = "it lends its bytes between two calls")]
+    pub fn next(&mut self) -> Result<Option<Entry>, RootfsError> {
         self.skip()?;
         let mut extended = self.global.clone();
         loop {

@@ -26,8 +26,8 @@ const SEEN: usize = 32;
 ///
 /// Paths are taken as they are: resolve symlinks first (`<dyn View>::resolve` on the builder itself, which is a view of
 /// the tree as it will be). The directory above an entry must exist, here or below; where it exists only below, it is
-/// recorded with the metadata it has there, as overlayfs does when it copies a directory up, and making something in
-/// it does not change its mtime. Entries replace what is at their path; a directory put where one is keeps what is in it.
+/// recorded with the metadata it has there, as overlayfs does when it copies a directory up. Making something in a
+/// directory moves its mtime to now, as in every file system: a directory whose mtime matters is put again afterwards. Entries replace what is at their path; a directory put where one is keeps what is in it.
 /// Give paths in the order of a tree walk where you can: each directory is then opened once.
 pub struct DeltaBuilder<'a> {
     path: PathBuf,
@@ -71,6 +71,7 @@ impl<'a> DeltaBuilder<'a> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file: File = openat(stack.writable()?, name, flags, Mode::RUSR | Mode::WUSR)?.into();
             copy_content(source, &file, meta.size)?;
+            stack.made_something();
             set_meta(stack.handle()?, name, meta, xattrs)
         })
     }
@@ -89,6 +90,7 @@ impl<'a> DeltaBuilder<'a> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file: File = openat(stack.writable()?, name, flags, Mode::RUSR | Mode::WUSR)?.into();
             let count = io::copy(source, &mut file)?;
+            stack.made_something();
             set_meta(stack.handle()?, name, meta, xattrs)?;
             Ok(count)
         })
@@ -105,6 +107,7 @@ impl<'a> DeltaBuilder<'a> {
         self.make_room(path)?;
         self.at(path, "make the symlink", |stack, name| {
             symlinkat(target, stack.writable()?, name)?;
+            stack.made_something();
             set_meta(stack.handle()?, name, meta, xattrs)
         })
     }
@@ -140,6 +143,7 @@ impl<'a> DeltaBuilder<'a> {
         self.make_room(path)?;
         self.at(path, "make the special file", |stack, name| {
             make_special(stack.writable()?, name, meta)?;
+            stack.made_something();
             set_meta(stack.handle()?, name, meta, xattrs)
         })
     }
@@ -150,7 +154,9 @@ impl<'a> DeltaBuilder<'a> {
         let fail = |error| failed("open the directory of", first.as_bytes(), error);
         let dir = open_parent(&self.root, first).map_err(fail)?;
         self.at(path, "make the hard link", |stack, name| {
-            Ok(linkat(&dir, first.name(), stack.writable()?, name, AtFlags::empty())?)
+            linkat(&dir, first.name(), stack.writable()?, name, AtFlags::empty())?;
+            stack.made_something();
+            Ok(())
         })
     }
 
@@ -187,6 +193,7 @@ impl<'a> DeltaBuilder<'a> {
             return Ok(());
         }
         self.make_room(path)?;
+        self.stack.made_something();
         if *self.stack.note() && self.below.stat(path)?.is_some() {
             self.forget();
             self.at(path, "make the whiteout", |stack, name| make_whiteout(stack.writable()?, name))?;
@@ -217,6 +224,7 @@ impl<'a> DeltaBuilder<'a> {
         self.forget();
         self.at(path, "make the directory", |stack, name| {
             mkdirat(stack.writable()?, name, Mode::RWXU)?;
+            stack.made_something();
             if hides { set_opaque(stack.handle()?, name) } else { Ok(()) }
         })
     }

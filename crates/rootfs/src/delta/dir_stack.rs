@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, openat};
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fstat, futimens, openat};
 
 const OPEN: usize = 128;
 
@@ -99,6 +99,11 @@ impl<T> DirStack<T> {
         let last = self.levels.len() - 1;
         self.levels[last].mtime = mtime;
         self.levels[last].touched = true;
+    }
+
+    /// Lets the making of something in the current directory show in its mtime.
+    pub(crate) fn made_something(&mut self) {
+        self.set_mtime(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
     }
 
     /// Leaves all directories, the root as well.

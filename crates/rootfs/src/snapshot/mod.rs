@@ -31,7 +31,7 @@ pub use directory::DirectorySnapshotter;
 pub use host::{HOST_IGNORED, HostSnapshotter};
 pub use mountinfo::mount_points;
 pub use overlay::OverlaySnapshotter;
-pub(crate) use scan::{NEVER, is_alike, is_set_mtime};
+pub(crate) use scan::{LONG_AGO, is_alike, is_set_mtime};
 
 /// How changes are found on rungs that keep plain trees. On the overlay rung all three are exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
