@@ -25,7 +25,7 @@ pub(crate) struct Surroundings {
     stubs: Stubs,
     /// Mount points inside file systems that were mounted for this step: nobody has to remove them.
     passing: Stubs,
-    /// Where something was mounted over a stub, relative to the root, in this order. Preallocated.
+    /// Where something was mounted in the tree itself, relative to the root, in this order. Preallocated.
     mounted: Vec<Text>,
 }
 
@@ -72,7 +72,7 @@ impl Surroundings {
         self.pivot().map_err(Place::Pivot.failed())
     }
 
-    /// Unmounts what hides a stub and removes the stubs. Only after everything in the tree has been killed.
+    /// Unmounts all that may hide a stub and removes the stubs. Only after everything in the tree has been killed.
     pub(crate) fn undo(&mut self) {
         if self.stubs.is_empty() || rustix::process::fchdir(&self.root).is_err() {
             return;
@@ -86,7 +86,6 @@ impl Surroundings {
     /// Does one action. `stage` is the path that the root is mounted at: something mounted there for a moment covers
     /// the root for those who come by path, and not for those who come through `self.root`.
     fn act(&mut self, action: &Action, stage: &CStr) -> Result<(), Errno> {
-        let before = self.stubs.len();
         let stubs = if action.inside { &mut self.passing } else { &mut self.stubs };
         let place = target::locate(self.root.as_fd(), &action.target, action.missing, stubs)?;
         match &action.what {
@@ -132,7 +131,7 @@ impl Surroundings {
             }
             What::Symlink { .. } | What::Check(_) => {}
         }
-        if self.stubs.len() > before {
+        if !action.inside {
             self.mounted.push(place);
         }
         Ok(())

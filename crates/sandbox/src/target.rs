@@ -45,10 +45,6 @@ impl Stubs {
         Self(Vec::with_capacity(most))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

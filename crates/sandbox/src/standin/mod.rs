@@ -23,7 +23,8 @@ use crate::rung::Rung;
 use crate::target::Stubs;
 use kiln_rootfs::Tree;
 use place::Place;
-use relay::Relay;
+
+pub use relay::Relay;
 
 /// Directories above targets that may have to be made, for all mounts of a step.
 const MOST_STUBS: usize = 4096;
@@ -220,7 +221,7 @@ impl StandIn {
             Back::Moved { source, mode } => copy::move_back(&here, &source, mode),
             Back::Copied { source } => copy::mirror(&here, &source),
             Back::Relayed(relay) => {
-                relay.stop();
+                drop(relay);
                 Ok(())
             }
         };

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -11,36 +11,56 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-/// A listening socket and the thread that passes its connections on.
-pub(super) struct Relay {
+/// A listening socket and the thread that passes its connections on. It ends when this is dropped; connections end by
+/// themselves, when their other ends go away with the step.
+#[derive(Debug)]
+pub struct Relay {
     /// Readable when the thread is to end.
     stop: OwnedFd,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Relay {
-    /// Listens at `at` (a short path, as sockets need) with the permissions of the socket at `source`.
+    /// Listens at `at` with the permissions of the socket at `source`.
     pub(super) fn start(source: &Path, at: &Path) -> io::Result<Self> {
         let meta = std::fs::metadata(source)?;
+        Self::start_as(source, at, (meta.mode() & 0o7777, meta.uid(), meta.gid()))
+    }
+
+    /// Listens at `at` with this mode, user and group. Fails if nobody listens at `source` now.
+    pub fn start_as(source: &Path, at: &Path, (mode, uid, gid): (u32, u32, u32)) -> io::Result<Self> {
         // Says now, not at the first connection, if nobody listens there.
         drop(UnixStream::connect(source)?);
-        let listener = UnixListener::bind(at)?;
+        let listener = bind(at)?;
         listener.set_nonblocking(true)?;
-        super::copy::set_mode(at, meta.mode() & 0o7777)?;
-        super::copy::give(at, meta.uid(), meta.gid())?;
+        super::copy::set_mode(at, mode)?;
+        super::copy::give(at, uid, gid)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let (told, source) = (stop.try_clone()?, source.to_owned());
         let thread = thread::Builder::new().name("socket relay".into());
         let thread = thread.spawn(move || listen(&listener, &told, &source))?;
-        Ok(Self { stop, thread })
+        Ok(Self { stop, thread: Some(thread) })
     }
+}
 
-    /// Stops listening. Connections end by themselves: their other ends were in the step, which is gone.
-    pub(super) fn stop(self) {
-        if rustix::io::write(&self.stop, &1u64.to_ne_bytes()).is_ok() {
-            let _ = self.thread.join();
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if rustix::io::write(&self.stop, &1u64.to_ne_bytes()).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
         }
     }
+}
+
+/// The address of a socket is a short text: a long path is named through its directory.
+fn bind(at: &Path) -> io::Result<UnixListener> {
+    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
+        return UnixListener::bind(at);
+    };
+    let directory = std::fs::File::open(parent)?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    UnixListener::bind(short)
 }
 
 fn listen(listener: &UnixListener, stop: &OwnedFd, source: &Path) {
