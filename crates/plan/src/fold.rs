@@ -137,7 +137,7 @@ impl<'a, 's> Fold<'a, 's> {
             self.env.set(&name, &value);
         }
         if !self.config.config.working_dir.is_empty() {
-            self.config.config.working_dir = absolute("/", &self.config.config.working_dir);
+            self.config.config.working_dir = working_dir("/", &self.config.config.working_dir);
         }
         manifest
     }
@@ -233,7 +233,8 @@ impl<'a, 's> Fold<'a, 's> {
     fn arg(&mut self, args: &[kiln_dockerfile::ArgDeclaration]) -> Result<(), Diagnostic> {
         let mut shown = Vec::new();
         for arg in args {
-            let name = self.expand(&arg.key)?;
+            // A name is taken as it is written.
+            let name = arg.key.raw.clone();
             let given = self.stages.request.build_args.get(&name).cloned();
             let value = match (given, &arg.value) {
                 (Some(given), _) => Some(given),
@@ -289,9 +290,10 @@ impl<'a, 's> Fold<'a, 's> {
     }
 
     fn workdir(&mut self, instruction: &Instruction, word: &Word) -> Result<(), Diagnostic> {
-        let path = absolute(&self.config.config.working_dir, &self.expand(word)?);
-        self.config.config.working_dir.clone_from(&path);
-        self.note(format!("WORKDIR {path}"), path != "/");
+        let shown = working_dir(&self.config.config.working_dir, &self.expand(word)?);
+        self.note(format!("WORKDIR {shown}"), shown != "/");
+        let path = absolute("/", &shown);
+        self.config.config.working_dir = shown;
         if path != "/" {
             let owner = self.config.config.user.clone();
             let mut recipe = self.recipe("directory");
@@ -319,6 +321,8 @@ impl<'a, 's> Fold<'a, 's> {
 
     fn expose(&mut self, words: &[Word]) -> Result<(), Diagnostic> {
         let mut ports = Vec::new();
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by(|one, other| one.raw.cmp(&other.raw));
         for word in words {
             for text in word.expand_words(&self.env)? {
                 let found = crate::expose::ports(&text);
@@ -479,6 +483,16 @@ fn tidy(config: &mut ImageConfig, platform: &kiln_oci::Platform) {
     if config.architecture.is_empty() {
         config.architecture.clone_from(&platform.architecture);
         config.variant.clone_from(&platform.variant);
+    }
+}
+
+/// The working directory as the config keeps it: an absolute one as it was written, others clean below the last one.
+fn working_dir(last: &str, path: &str) -> String {
+    match path {
+        "" if last.is_empty() => "/".to_owned(),
+        "" => last.to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => absolute(last, path),
     }
 }
 

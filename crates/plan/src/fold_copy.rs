@@ -54,7 +54,8 @@ impl Fold<'_, '_> {
             chmod: self.flag(copy.chmod.as_ref())?,
             link: copy.link,
             parents: copy.parents,
-            excludes: copy.excludes.iter().map(|word| self.expand(word)).collect::<Result<_, _>>()?,
+            // Patterns are taken as they are written.
+            excludes: copy.excludes.iter().map(Word::literal).collect(),
             add: add.map(|options| self.add_step(options)).transpose()?,
         };
         check(&step, copy)?;

@@ -47,12 +47,20 @@ fn go_quote(text: &str) -> String {
             '\u{8}' => quoted.push_str("\\b"),
             '\u{c}' => quoted.push_str("\\f"),
             '\u{b}' => quoted.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => _ = write!(quoted, "\\x{:02x}", c as u32),
-            c => quoted.push(c),
+            c if is_printable(c) => quoted.push(c),
+            c if c.is_ascii() => _ = write!(quoted, "\\x{:02x}", c as u32),
+            c if c as u32 <= 0xffff => _ = write!(quoted, "\\u{:04x}", c as u32),
+            c => _ = write!(quoted, "\\U{:08x}", c as u32),
         }
     }
     quoted.push('"');
     quoted
+}
+
+/// Letters, marks, numbers, punctuation, symbols and the plain space.
+fn is_printable(c: char) -> bool {
+    // The standard library knows it for `Debug`; a mark is only escaped where it stands first.
+    !format!("a{c}").escape_debug().to_string().contains("\\u{")
 }
 
 /// HEALTHCHECK's entry, as Go prints the struct.
@@ -110,6 +118,13 @@ mod tests {
         ] {
             assert_eq!(duration(nanos), text);
         }
+    }
+
+    #[test]
+    fn a_list_is_quoted_as_go_quotes_it() {
+        let words = ["a\nb", "é\u{1}", "\u{7f}\u{200b}", "e\u{301}", "\u{e0001}", "\"\\"].map(str::to_owned);
+        let shown = r#"["a\nb" "é\x01" "\x7f\u200b" "é" "\U000e0001" "\"\\"]"#;
+        assert_eq!(quoted(&words), shown);
     }
 
     #[test]

@@ -50,8 +50,11 @@ impl Request {
         if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
             return None;
         }
-        let normal =
-            |text: &str| text.parse::<kiln_oci::Reference>().ok().map(|reference| reference.to_string());
+        let normal = |text: &str| {
+            let mut reference = text.parse::<kiln_oci::Reference>().ok()?;
+            reference.tag = reference.tag_or_latest();
+            Some(reference.to_string())
+        };
         self.named_contexts
             .iter()
             .find(|(key, _)| {

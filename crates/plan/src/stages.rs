@@ -176,10 +176,7 @@ fn global_arg(
     global: &mut Environment,
     errors: &mut Vec<Diagnostic>,
 ) {
-    let name = match arg.key.expand(global) {
-        Ok(name) => name.text,
-        Err(diagnostic) => return errors.push(diagnostic),
-    };
+    let name = arg.key.raw.clone();
     if let Some(value) = request.build_args.get(&name) {
         return global.set(&name, value);
     }
@@ -263,7 +260,11 @@ fn draft(
         }
         None => match request.named_context(&text) {
             Some((name, context)) => context_base(name, context),
-            None if text == "scratch" => DraftBase::Scratch,
+            None if text == "scratch" => {
+                // Nothing is the same on every platform: what is built is for the one that was asked for.
+                draft.platform = request.platform.clone();
+                DraftBase::Scratch
+            }
             None => DraftBase::Image(image_name(&text, from.image.span)?),
         },
     };
