@@ -20,7 +20,7 @@ use crate::planning::{Found, blocking};
 use crate::product::Product;
 use crate::request::{BuildRequest, CachePlace, DockerfileAt};
 use crate::scratch::Scratch;
-use crate::session::{Session, fetch_contexts};
+use crate::session::{Session, fetch_contexts, read_ignore};
 use crate::stage::Finished;
 use crate::uploads::Uploads;
 
@@ -251,10 +251,9 @@ fn dockerfile(at: &DockerfileAt, context: &std::path::Path) -> Result<(Source, I
     };
     let candidates = beside.into_iter().chain(std::iter::once(context.join(".dockerignore")));
     for path in candidates {
-        let Ok(bytes) = std::fs::read(&path) else { continue };
-        let ignore = Ignore::parse(&String::from_utf8_lossy(&bytes))
-            .map_err(|bad| BuildError::other(format!("{}: {bad}", path.display())))?;
-        return Ok((source, ignore));
+        if let Some(ignore) = read_ignore(&path)? {
+            return Ok((source, ignore));
+        }
     }
     Ok((source, Ignore::default()))
 }

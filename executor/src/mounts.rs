@@ -10,7 +10,7 @@ use kiln_dockerfile::{MountKind, Sharing};
 use kiln_oci::Digest;
 use kiln_plan::{RunMount, RunStep, TreeSource};
 use kiln_rootfs::{DeltaBuilder, EmptyView, Kind, TreePath, View, resolve};
-use kiln_sandbox::{Mount, MountSource};
+use kiln_sandbox::{Mount, MountSource, Relay};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::BuildError;
@@ -26,6 +26,10 @@ pub(crate) struct Lent {
     pub(crate) env: Vec<(OsString, OsString)>,
     /// Locks, held while the step runs.
     pub(crate) kept: Vec<File>,
+    /// Ways to ssh agents, open while the step runs.
+    pub(crate) relays: Vec<Relay>,
+    /// How many ssh mounts there were.
+    agents: usize,
 }
 
 /// Works out every mount of a step, and the pod's own volumes and devices.
@@ -121,7 +125,7 @@ fn copy_into(
 fn cache(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
     let root = &work.session.request.cache.mounts;
     let doing = |path: &Path, source| BuildError::Write { path: path.to_owned(), source };
-    let name = Digest::of(mount.mount.id.as_bytes()).hex();
+    let name = cache_name(mount);
     let mut directory = root.join(&name).join("files");
     fs::create_dir_all(root.join(&name)).map_err(|error| doing(&directory, error))?;
     let lock = File::create(root.join(&name).join("lock")).map_err(|error| doing(&directory, error))?;
@@ -149,6 +153,22 @@ fn cache(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), Buil
     let source = MountSource::Bind { path: directory, readonly: mount.mount.readonly };
     lent.mounts.push(Mount { source, target: target(mount) });
     Ok(())
+}
+
+/// The name of a cache's directory. What it begins with is part of it: a cache that another mount began otherwise is
+/// another cache.
+fn cache_name(mount: &RunMount) -> String {
+    let options = &mount.mount;
+    let mut text = options.id.clone();
+    if options.mode.is_some() || options.uid.is_some() || options.gid.is_some() {
+        let (mode, uid, gid) =
+            (options.mode.unwrap_or(0o755), options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+        text = [text, format!("owned {mode:o} {uid} {gid}")].join("\0");
+    }
+    if mount.source != TreeSource::Empty {
+        text = [text, format!("from {} {}", options.from, options.source)].join("\0");
+    }
+    Digest::of(text.as_bytes()).hex()
 }
 
 /// A cache directory begins with what `from` and `source` say, or empty.
@@ -215,10 +235,21 @@ fn secret(work: &StageWork, mount: &RunMount, who: &Identity, lent: &mut Lent) -
     Ok(())
 }
 
+/// The socket of an ssh agent, with the mode and owner that the step asks for. The variable names the first one, even
+/// where no agent was given.
 fn ssh(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
     let options = &mount.mount;
     let id = if options.id.is_empty() { "default" } else { &options.id };
-    let Some(socket) = work.session.request.ssh.get(id) else {
+    let target = if options.target.is_empty() {
+        format!("/run/buildkit/ssh_agent.{}", lent.agents)
+    } else {
+        options.target.clone()
+    };
+    if lent.agents == 0 {
+        lent.env.push(("SSH_AUTH_SOCK".into(), target.clone().into()));
+    }
+    lent.agents += 1;
+    let Some(agent) = work.session.request.ssh.get(id) else {
         if options.required {
             return Err(BuildError::other(format!(
                 "--mount: the ssh agent {id:?} is required; give --ssh {id}=SOCKET"
@@ -226,12 +257,47 @@ fn ssh(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildE
         }
         return Ok(());
     };
-    let target = if options.target.is_empty() {
-        format!("/run/buildkit/ssh_agent.{}", lent.mounts.len())
-    } else {
-        options.target.clone()
-    };
-    lent.env.push(("SSH_AUTH_SOCK".into(), target.clone().into()));
-    lent.mounts.push(Mount { source: MountSource::Socket(socket.clone()), target: PathBuf::from(target) });
+    let room = tempfile::tempdir_in(work.session.directory("agents")?).map_err(BuildError::other)?.keep();
+    let socket = room.join("socket");
+    let dress = (options.mode.unwrap_or(0o600), options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+    let relay = Relay::start_as(agent, &socket, dress).map_err(|error| {
+        BuildError::other(format!("could not reach the ssh agent {id:?} at {}: {error}", agent.display()))
+    })?;
+    lent.relays.push(relay);
+    lent.mounts.push(Mount { source: MountSource::Socket(socket), target: PathBuf::from(target) });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_dockerfile::{Mount, Sharing};
+
+    use super::*;
+
+    fn name(id: &str, uid: Option<u32>, mode: Option<u32>) -> String {
+        let mount = Mount {
+            kind: MountKind::Cache,
+            from: String::new(),
+            source: String::new(),
+            target: "/x".to_owned(),
+            readonly: false,
+            id: id.to_owned(),
+            sharing: Some(Sharing::Locked),
+            required: false,
+            size: 0,
+            env: None,
+            mode,
+            uid,
+            gid: None,
+        };
+        cache_name(&RunMount { mount, source: TreeSource::Empty })
+    }
+
+    #[test]
+    fn a_cache_is_told_by_its_id_and_by_what_it_begins_with() {
+        assert_eq!(name("a", None, None), name("a", None, None));
+        assert_ne!(name("a", None, None), name("b", None, None));
+        assert_ne!(name("a", None, None), name("a", Some(5), None));
+        assert_eq!(name("a", Some(5), None), name("a", Some(5), Some(0o755)));
+    }
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
         ));
     }
     let trees = work.trees_in_use()?;
-    make_workdir(work, run)?;
+    make_directories(work, run, trees.enclosure.rung())?;
     let view = trees.lock().view(work.place).map_err(BuildError::other)?;
     let who = who(view.as_ref(), &run.user)?;
     let (tree, rung) = (trees.lock().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
@@ -59,7 +59,7 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
         session.tell(Event::Output { error: stream == Stream::Stderr, line });
     };
     let ended = kiln_sandbox::run(request, &output, &session.cancel);
-    drop(lent.kept);
+    drop((lent.kept, lent.relays));
     match ended {
         Ok(exit) if exit.success() => Ok(()),
         Ok(Exit::Code(code)) => {
@@ -85,20 +85,29 @@ fn failed(work: &StageWork, step: &Step, how: String, code: u8) -> BuildError {
     }
 }
 
-/// A working directory that is missing is made before.
-fn make_workdir(work: &StageWork, run: &RunStep) -> Result<(), BuildError> {
+/// What every container has, and what is left in the image where it wasn't there before.
+const STANDARD: [&str; 3] = ["/dev", "/proc", "/sys"];
+
+/// Directories that are missing are made before: the working directory, and those that things are mounted on. They are
+/// part of the step's layer.
+fn make_directories(work: &StageWork, run: &RunStep, rung: Rung) -> Result<(), BuildError> {
     let trees = work.trees_in_use()?;
     let view = trees.lock().view(work.place).map_err(BuildError::other)?;
-    let path = resolve(view.as_ref(), &TreePath::new(&run.workdir)).map_err(BuildError::other)?;
-    if view.stat(&path).map_err(BuildError::other)?.is_some() {
-        return Ok(());
+    // On the root rung they are there, and they are not the image's.
+    let standard = if rung == Rung::Root { &[][..] } else { &STANDARD };
+    for path in standard.iter().copied().chain([run.workdir.as_str()]) {
+        let found = resolve(view.as_ref(), &TreePath::new(path)).map_err(BuildError::other)?;
+        if view.stat(&found).map_err(BuildError::other)?.is_some() {
+            continue;
+        }
+        trees.lock().begin(work.place).map_err(BuildError::other)?;
+        let room = work.session.directory("deltas")?;
+        let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
+        let step = kiln_plan::DirectoryStep { path: path.to_owned(), owner: String::new() };
+        let delta = make_directory(&step, view.as_ref(), &into).map_err(BuildError::other)?;
+        trees.lock().apply(work.place, delta).map_err(BuildError::other)?;
     }
-    trees.lock().begin(work.place).map_err(BuildError::other)?;
-    let room = work.session.directory("deltas")?;
-    let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
-    let step = kiln_plan::DirectoryStep { path: run.workdir.clone(), owner: String::new() };
-    let delta = make_directory(&step, view.as_ref(), &into).map_err(BuildError::other)?;
-    trees.lock().apply(work.place, delta).map_err(BuildError::other)
+    Ok(())
 }
 
 fn who(view: &dyn View, user: &str) -> Result<crate::users::Identity, BuildError> {

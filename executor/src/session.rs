@@ -1,7 +1,7 @@
 //! What all parts of one build share.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_cache::{Images, LayerSource, StepCache};
@@ -145,7 +145,8 @@ impl Session {
             .get(name)
             .ok_or_else(|| BuildError::other(format!("there is no --build-context {name}")))?;
         let plain = DirectoryView::open(&fetched.root).map_err(BuildError::other)?;
-        let view = Arc::new(ContextView::new(Arc::new(plain), Ignore::default()));
+        let ignore = read_ignore(&fetched.root.join(".dockerignore"))?.unwrap_or_default();
+        let view = Arc::new(ContextView::new(Arc::new(plain), ignore));
         Ok(ContextTree { view, place: format!("the named context {name}") })
     }
 
@@ -220,6 +221,13 @@ impl Session {
     pub(crate) fn directory(&self, name: &str) -> Result<PathBuf, BuildError> {
         self.scratch.directory(name).map_err(BuildError::other)
     }
+}
+
+/// The patterns of an ignore file; `None` if it isn't there.
+pub(crate) fn read_ignore(path: &Path) -> Result<Option<Ignore>, BuildError> {
+    let Ok(bytes) = std::fs::read(path) else { return Ok(None) };
+    let ignore = Ignore::parse(&String::from_utf8_lossy(&bytes));
+    ignore.map(Some).map_err(|bad| BuildError::other(format!("{}: {bad}", path.display())))
 }
 
 /// Gets the context and the named contexts.

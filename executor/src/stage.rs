@@ -10,7 +10,8 @@ use kiln_plan::{
     Base, BuildPlan, ContentQuestion, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict,
 };
 use kiln_rootfs::{
-    BaseLayer, ChangeSource, EmptyView, LayerOptions, OverlayView, TreePath, View, skeleton, write_layer,
+    BaseLayer, Change, ChangeSource, EmptyView, LayerOptions, OverlayView, RootfsError, TreePath, View,
+    Xattrs, skeleton, write_layer,
 };
 
 use crate::copy::{self, Sources};
@@ -233,7 +234,8 @@ impl StageWork {
             ..LayerOptions::default()
         };
         let mut writer = session.blobs.writer(None).map_err(BuildError::other)?;
-        let blob = write_layer(changes, &options, &mut writer).map_err(BuildError::other)?;
+        let blob =
+            write_layer(&mut WithoutRoot(changes), &options, &mut writer).map_err(BuildError::other)?;
         writer.commit().map_err(BuildError::other)?;
         session.remember(&blob.digest, LayerOrigin::Made);
         let media_type = ImageFormat::Oci.layer(blob.compression);
@@ -261,17 +263,21 @@ impl StageWork {
         let room = session.directory("deltas")?;
         let into = tempfile::tempdir_in(&room).map_err(BuildError::other)?.keep();
         let (delta, linked) = match (&step.op, &sources) {
-            (Op::Copy(copy), Some(sources)) => copy::copy(copy, sources, below.as_ref(), &into),
-            (Op::MakeDirectory(directory), _) => {
-                copy::make_directory(directory, below.as_ref(), &into).map(|delta| (delta, false))
+            (Op::Copy(step), Some(sources)) => {
+                let copied = copy::copy(step, sources, below.as_ref(), &into).map_err(BuildError::other)?;
+                copied.warnings.into_iter().for_each(|warning| session.tell(Event::Warning(warning)));
+                (copied.delta, copied.linked)
+            }
+            (Op::MakeDirectory(step), _) => {
+                let delta = copy::make_directory(step, below.as_ref(), &into).map_err(BuildError::other)?;
+                (delta, false)
             }
             _ => {
                 return Err(BuildError::other(
                     "a step without files was to place some: this is a mistake in Kiln",
                 ));
             }
-        }
-        .map_err(BuildError::other)?;
+        };
         let made = if single && self.stage().needs_tree {
             None
         } else {
@@ -352,6 +358,28 @@ impl StageWork {
             }
         }
         keep
+    }
+}
+
+/// Changes without the tree's own root: an image says nothing of it, whatever a step does to its mode.
+struct WithoutRoot<'a>(&'a mut dyn ChangeSource);
+
+impl ChangeSource for WithoutRoot<'_> {
+    fn next(&mut self) -> Result<Option<Change>, RootfsError> {
+        loop {
+            match self.0.next()? {
+                Some(change) if change.path.is_root() => {}
+                change => return Ok(change),
+            }
+        }
+    }
+
+    fn open(&mut self, path: &TreePath) -> Result<std::fs::File, RootfsError> {
+        self.0.open(path)
+    }
+
+    fn xattrs(&mut self, path: &TreePath) -> Result<Xattrs, RootfsError> {
+        self.0.xattrs(path)
     }
 }
 

@@ -20,31 +20,46 @@ struct Account<'a> {
     home: &'a str,
 }
 
+/// The lines with something in them. A line that lacks fields has empty ones, and a number that is none is 0.
+fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
+        let mut fields: Vec<&str> = line.split(':').collect();
+        fields.resize(fields.len().max(7), "");
+        fields
+    })
+}
+
+fn number(field: &str) -> u32 {
+    field.parse().unwrap_or(0)
+}
+
 fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
-    passwd.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.trim().split(':').collect();
-        let [name, _, uid, gid, rest @ ..] = fields.as_slice() else { return None };
-        Some(Account {
-            name,
-            uid: uid.parse().ok()?,
-            gid: gid.parse().ok()?,
-            home: rest.get(1).copied().unwrap_or_default(),
-        })
+    lines(passwd).map(|fields| Account {
+        name: fields[0],
+        uid: number(fields[2]),
+        gid: number(fields[3]),
+        home: fields[5],
     })
 }
 
 fn groups(group: &str) -> impl Iterator<Item = (&str, u32, Vec<&str>)> {
-    group.lines().filter_map(|line| {
-        let mut fields = line.trim().split(':');
-        let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
-        let members = fields.next().unwrap_or_default().split(',').filter(|name| !name.is_empty()).collect();
-        Some((name, gid, members))
-    })
+    lines(group).map(|fields| (fields[0], number(fields[2]), fields[3].split(',').collect()))
+}
+
+/// The ids of the user `name` in passwd.
+pub(crate) fn user_ids(name: &str, passwd: &str) -> Option<(u32, u32)> {
+    accounts(passwd).find(|account| account.name == name).map(|account| (account.uid, account.gid))
+}
+
+/// The id of the group `name` in group.
+pub(crate) fn group_id(name: &str, group: &str) -> Option<u32> {
+    groups(group).find(|(other, ..)| *other == name).map(|(_, gid, _)| gid)
 }
 
 /// Looks up `user[:group]`; empty means root.
 ///
-/// A number that passwd lacks is fine and has group 0; a name that it lacks is an error, given as a sentence.
+/// A number is always an id, never a name. One that passwd lacks is fine and has group 0; a name that it lacks is an
+/// error, given as a sentence.
 pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
     let (name, group_name) = match user.split_once(':') {
         Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
@@ -52,15 +67,16 @@ pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
     };
     let name = if name.is_empty() { "0" } else { name };
     let number = name.parse::<u32>().ok();
-    let account = accounts(passwd)
-        .find(|account| account.name == name)
-        .or_else(|| accounts(passwd).find(|account| Some(account.uid) == number));
+    let account = match number {
+        Some(uid) => accounts(passwd).find(|account| account.uid == uid),
+        None => accounts(passwd).find(|account| account.name == name),
+    };
     let mut identity = match (account, number) {
         (Some(account), _) => Identity {
             uid: account.uid,
             gid: account.gid,
             groups: member_of(account.name, group),
-            home: Some(account.home.to_owned()).filter(|home| !home.is_empty()),
+            home: Some(account.home.to_owned()),
         },
         (None, Some(uid)) => Identity { uid, ..Identity::default() },
         (None, None) => {
@@ -70,8 +86,7 @@ pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
         }
     };
     if let Some(wanted) = group_name {
-        let found = groups(group).find(|(name, ..)| *name == wanted).map(|(_, gid, _)| gid);
-        identity.gid = found.or_else(|| wanted.parse().ok()).ok_or_else(|| {
+        identity.gid = wanted.parse().ok().or_else(|| group_id(wanted, group)).ok_or_else(|| {
             format!("USER {user}: the image's /etc/group has no group {wanted:?}; add one with RUN, or give a number")
         })?;
         // With a group given, docker leaves the supplementary ones out.
@@ -80,12 +95,9 @@ pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
     Ok(identity)
 }
 
+/// The groups that the user `name` is a member of, in the order of the file.
 fn member_of(name: &str, group: &str) -> Vec<u32> {
-    let mut gids: Vec<u32> =
-        groups(group).filter(|(_, _, members)| members.contains(&name)).map(|(_, gid, _)| gid).collect();
-    gids.sort_unstable();
-    gids.dedup();
-    gids
+    groups(group).filter(|(_, _, members)| members.contains(&name)).map(|(_, gid, _)| gid).collect()
 }
 
 #[cfg(test)]
@@ -113,6 +125,21 @@ mod tests {
     fn an_id_that_passwd_lacks_has_group_0() {
         assert_eq!(who("4242"), Ok((4242, 0, vec![])));
         assert_eq!(who("4242:7"), Ok((4242, 7, vec![])));
+    }
+
+    #[test]
+    fn a_number_is_an_id_even_where_a_user_has_that_name() {
+        let passwd = "5:x:100:100::/a:\nfive:x:5:50::/five:\n";
+        assert_eq!(identity("5", passwd, "").unwrap().home.as_deref(), Some("/five"));
+        assert_eq!(identity("6", passwd, "5:x:9:\n").unwrap().gid, 0);
+        assert_eq!(identity("6:5", passwd, "5:x:9:\n").unwrap().gid, 5);
+    }
+
+    #[test]
+    fn fields_that_a_line_lacks_are_empty() {
+        let found = identity("cut", "cut:x:7:8\n", "g:x:9:cut\n").unwrap();
+        assert_eq!((found.uid, found.gid, found.groups, found.home.as_deref()), (7, 8, vec![9], Some("")));
+        assert_eq!(identity("odd", "odd:y:z\n", "").unwrap().uid, 0);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::io::Read;
 use kiln_oci::Hasher;
 use kiln_rootfs::{Kind, View};
 
-use crate::select::is_copied;
 use crate::{ContextError, Item, walk};
 
 /// The digest over all items. Equal trees give equal digests, wherever they lie.
@@ -18,9 +17,6 @@ pub fn digest(view: &dyn View, items: &[Item]) -> Result<[u8; 32], ContextError>
         frame(&mut whole, if item.meta.is_dir() { b"" } else { &item.name });
         walk(view, item, &mut |visit| {
             let meta = visit.meta;
-            if !is_copied(meta) {
-                return Ok(());
-            }
             frame(&mut whole, visit.path.as_bytes());
             let mode = if meta.kind == Kind::Symlink { 0 } else { meta.mode };
             frame(&mut whole, format!("{:?} {mode:o} {} {}", meta.kind, meta.uid, meta.gid).as_bytes());

@@ -1,7 +1,7 @@
 //! Source words become files: wildcards, links, `--parents` and `--exclude`, as BuildKit reads them.
 
 use kiln_dockerfile::{Ignore, go_match};
-use kiln_rootfs::{Kind, Meta, RootfsError, TreePath, View, resolve};
+use kiln_rootfs::{Meta, RootfsError, TreePath, View, resolve};
 
 use crate::ContextError;
 
@@ -41,11 +41,13 @@ pub struct Visit<'a> {
     pub source: &'a TreePath,
     /// What it is.
     pub meta: &'a Meta,
+    /// Whether it was asked for itself; if not, it lies on the way to something that was.
+    pub chosen: bool,
 }
 
 /// The files that the words mean, in the order of the words; what a wildcard matches, by name.
 ///
-/// A wildcard that matches nothing is nothing, as long as another word is there.
+/// A wildcard that matches nothing is nothing.
 pub fn select(view: &dyn View, selector: &Selector) -> Result<Vec<Item>, ContextError> {
     let mut items = Vec::new();
     for word in &selector.words {
@@ -54,11 +56,6 @@ pub fn select(view: &dyn View, selector: &Selector) -> Result<Vec<Item>, Context
         } else {
             plain(view, word, selector, &mut items)?;
         }
-    }
-    if items.is_empty()
-        && let Some(word) = selector.words.first()
-    {
-        return Err(missing(view, word, selector));
     }
     Ok(items)
 }
@@ -209,9 +206,9 @@ impl Walker<'_, '_> {
         };
         if included && !excluded {
             for (path, source, meta) in pending.drain(..) {
-                (self.visit)(&Visit { path: &path, source: &source, meta: &meta })?;
+                (self.visit)(&Visit { path: &path, source: &source, meta: &meta, chosen: false })?;
             }
-            (self.visit)(&Visit { path, source, meta })?;
+            (self.visit)(&Visit { path, source, meta, chosen: true })?;
         } else if meta.is_dir() {
             if excluded && self.item.exclude.can_skip_dir(&text) {
                 return Ok(());
@@ -233,11 +230,6 @@ impl Walker<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Whether an entry can be in a layer at all.
-pub(crate) fn is_copied(meta: &Meta) -> bool {
-    meta.kind != Kind::Socket
 }
 
 impl From<RootfsError> for Box<ContextError> {
@@ -286,6 +278,7 @@ mod tests {
         assert_eq!(chosen(&["a/*/x.txt"], false, &[]).unwrap(), ["x.txt:/", "x.txt:/"]);
         assert_eq!(chosen(&["arr[[]0].txt"], false, &[]).unwrap(), ["arr[0].txt:/"]);
         assert_eq!(chosen(&["nope*", "top.txt"], false, &[]).unwrap(), ["top.txt:/"]);
+        assert!(chosen(&["nope*"], false, &[]).unwrap().is_empty());
     }
 
     #[test]
@@ -318,6 +311,5 @@ mod tests {
     fn what_is_missing_is_said_with_what_is_near() {
         let error = chosen(&["top.tx"], false, &[]).unwrap_err().to_string();
         assert!(error.contains("top.txt") && error.contains("here"), "{error}");
-        assert!(chosen(&["nope*"], false, &[]).is_err());
     }
 }

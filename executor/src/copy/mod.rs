@@ -1,6 +1,7 @@
 //! COPY, ADD and WORKDIR: from chosen files to a delta on top of a tree that is only looked at. Destinations, owners and
 //! modes follow BuildKit, file by file.
 
+mod archive;
 mod mode;
 mod owner;
 mod place;
@@ -10,7 +11,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_context::{ContextError, Selector, is_archive, select, unpack, walk};
+use kiln_context::{ContextError, Selector, is_archive, select, walk};
 use kiln_plan::{CopySource, CopyStep, DirectoryStep};
 use kiln_rootfs::{
     Delta, DeltaBuilder, DirectoryView, EmptyView, Kind, Meta, RootfsError, Timestamp, TreePath, View,
@@ -67,37 +68,47 @@ pub(crate) struct Sources {
     pub downloaded: HashMap<String, Downloaded>,
     /// A repository's files, by address.
     pub repositories: HashMap<String, PathBuf>,
-    /// Room for unpacking archives; removed by the caller.
+    /// Room for files in the making; removed by the caller.
     pub scratch: PathBuf,
     /// The time of the build, seconds since 1970: the time of heredoc files.
     pub now: i64,
 }
 
+/// What came of a copy.
+pub(crate) struct Copied {
+    /// The files.
+    pub(crate) delta: Delta,
+    /// Whether nothing below was looked at: [`Delta::changes`] is then asked with [`EmptyView`].
+    pub(crate) linked: bool,
+    /// What is odd about it, as sentences.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// Makes the delta of a COPY or ADD in the directory `into`, on top of `below`.
 ///
-/// With `--link` (and without `--chmod`), nothing of `below` is looked at: [`Delta::changes`] is then asked with
-/// [`EmptyView`], too. The flag given back says so.
+/// With `--link` (and without `--chmod`), nothing of `below` is looked at but for names of owners.
 pub(crate) fn copy(
     step: &CopyStep,
     sources: &Sources,
     below: &dyn View,
     into: &Path,
-) -> Result<(Delta, bool), CopyError> {
+) -> Result<Copied, CopyError> {
     let linked = step.link && step.chmod.is_none();
     let empty = EmptyView;
     let parent: &dyn View = if linked { &empty } else { below };
-    let owner = step
-        .chown
-        .as_deref()
-        .map(|chown| owner::lookup(below, chown))
-        .transpose()
-        .map_err(CopyError::Wrong)?;
+    let owner = step.chown.as_deref().map(|chown| owner::lookup(below, chown));
     let mode = step.chmod.as_deref().map(Mode::parse).transpose().map_err(CopyError::Wrong)?;
     let builder = DeltaBuilder::new(into, parent)?;
-    let mut placing = Placing { builder, owner, mode, destination: step.destination.clone() };
+    let ids = owner.as_ref().map(|owner| owner.ids);
+    let mut warnings = owner.map_or_else(Vec::new, |owner| owner.unknown);
+    let mut placing = Placing { builder, owner: ids, mode, destination: step.destination.clone() };
     for source in &step.sources {
         match source {
-            CopySource::Path(word) => paths(step, word, sources, &mut placing)?,
+            CopySource::Path(word) => {
+                if !paths(step, word, sources, &mut placing)? {
+                    warnings.push(format!("{word} matches nothing in {}", sources.place));
+                }
+            }
             CopySource::Http(url) => download(step, url, sources, &mut placing)?,
             CopySource::Git(address) => repository(address, sources, &mut placing)?,
         }
@@ -112,10 +123,16 @@ pub(crate) fn copy(
         meta.mtime = Timestamp { secs: sources.now, nanos: 0 };
         placing.file(&TreePath::new(&file.name), &content, &meta)?;
     }
-    Ok((placing.builder.finish()?, linked))
+    Ok(Copied { delta: placing.builder.finish()?, linked, warnings })
 }
 
-fn paths(step: &CopyStep, word: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
+/// Copies what a word means. Says whether that is anything.
+fn paths(
+    step: &CopyStep,
+    word: &str,
+    sources: &Sources,
+    placing: &mut Placing<'_>,
+) -> Result<bool, CopyError> {
     let selector = Selector {
         words: vec![word.to_owned()],
         parents: step.parents,
@@ -123,13 +140,7 @@ fn paths(step: &CopyStep, word: &str, sources: &Sources, placing: &mut Placing<'
         place: sources.place.clone(),
     };
     let view = sources.tree.as_ref();
-    let items = match select(view, &selector) {
-        // A wildcard that matches nothing is fine beside a source that is there.
-        Err(ContextError::Missing { .. }) if step.sources.len() + step.inline.len() > 1 && is_wild(word) => {
-            return Ok(());
-        }
-        result => result?,
-    };
+    let items = select(view, &selector)?;
     let unpacks = match &step.add {
         Some(add) => add.unpack.unwrap_or(true),
         None => false,
@@ -138,29 +149,13 @@ fn paths(step: &CopyStep, word: &str, sources: &Sources, placing: &mut Placing<'
         if unpacks && item.meta.kind == Kind::File {
             let file = view.open(&item.source)?;
             if is_archive(&file) {
-                archive(&file, &String::from_utf8_lossy(&item.name), sources, placing)?;
+                placing.archive(&file, &String::from_utf8_lossy(&item.name))?;
                 continue;
             }
         }
         placing.item(view, item)?;
     }
-    Ok(())
-}
-
-fn is_wild(word: &str) -> bool {
-    word.contains(['*', '?', '['])
-}
-
-/// Unpacks an archive into the destination, which is a directory whatever its name looks like.
-fn archive(file: &File, name: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
-    let directory = tempfile::tempdir_in(&sources.scratch).map_err(|source| CopyError::Io {
-        action: "make a directory in",
-        path: sources.scratch.display().to_string(),
-        source,
-    })?;
-    unpack(file, name, directory.path())?;
-    let view = DirectoryView::open(directory.path())?;
-    placing.content(&view)
+    Ok(!items.is_empty())
 }
 
 fn download(
@@ -175,7 +170,7 @@ fn download(
     let doing = |source| CopyError::Io { action: "open", path: found.path.display().to_string(), source };
     let file = File::open(&found.path).map_err(doing)?;
     if step.add.as_ref().is_some_and(|add| add.unpack == Some(true)) && is_archive(&file) {
-        return archive(&file, url, sources, placing);
+        return placing.archive(&file, url);
     }
     let file = File::open(&found.path).map_err(doing)?;
     let mut meta = Meta::new(Kind::File, 0o600);
@@ -197,11 +192,7 @@ pub(crate) fn make_directory(
     below: &dyn View,
     into: &Path,
 ) -> Result<Delta, CopyError> {
-    let owner = if step.owner.is_empty() {
-        (0, 0)
-    } else {
-        owner::lookup(below, &step.owner).map_err(CopyError::Wrong)?
-    };
+    let owner = if step.owner.is_empty() { (0, 0) } else { owner::lookup(below, &step.owner).ids };
     let mut builder = DeltaBuilder::new(into, below)?;
     let path = resolve(&builder, &TreePath::new(&step.path))?;
     builder.mkdir_all(&path, owner, 0o755)?;
@@ -224,6 +215,9 @@ pub(crate) fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePat
                 let Ok(items) = select(sources.tree.as_ref(), &selector) else { continue };
                 for item in items {
                     paths.push(destination.join(&item.name));
+                    if step.add.is_some() && item.meta.kind == Kind::File {
+                        paths.extend(archive::paths(&sources.tree.open(&item.source)?, &destination));
+                    }
                     walk(sources.tree.as_ref(), &item, &mut |visit| {
                         paths.push(destination.join_path(visit.path));
                         Ok(())
@@ -233,6 +227,9 @@ pub(crate) fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePat
             CopySource::Http(url) => {
                 if let Some(found) = sources.downloaded.get(url) {
                     paths.push(destination.join(found.name.as_bytes()));
+                    if let Ok(file) = File::open(&found.path) {
+                        paths.extend(archive::paths(&file, &destination));
+                    }
                 }
             }
             CopySource::Git(_) => {}

@@ -71,10 +71,10 @@ impl Mode {
         }
     }
 
-    /// The permissions of directories that a copy has to make.
+    /// The permissions of directories that a copy has to make: setuid, setgid and sticky are left out.
     pub(crate) fn of_parents(&self) -> u32 {
         match self {
-            Self::Octal(mode) => *mode,
+            Self::Octal(mode) => *mode & 0o777,
             Self::Symbolic(_) => 0o755,
         }
     }

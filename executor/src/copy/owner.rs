@@ -4,21 +4,47 @@ use std::io::Read as _;
 
 use kiln_rootfs::{TreePath, View, resolve};
 
-use crate::users::identity;
+use crate::users::{group_id, user_ids};
 
-/// The user and group ids that `user[:group]` means. A number without a group is its own group.
-pub(crate) fn lookup(view: &dyn View, chown: &str) -> Result<(u32, u32), String> {
-    let (user, group) = chown.split_once(':').unwrap_or((chown, ""));
-    let number = |text: &str| text.parse::<u32>().ok();
-    if let (Some(uid), true) = (number(user), group.is_empty()) {
-        return Ok((uid, uid));
+/// What `user[:group]` means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// User and group id.
+    pub(crate) ids: (u32, u32),
+    /// The names that the tree doesn't know, as sentences. A user that isn't known is 0:0, a group that isn't is the user's.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// Looks up `user[:group]`. A number without a group is its own group; nothing before or after the colon is 0.
+pub(crate) fn lookup(view: &dyn View, chown: &str) -> Owner {
+    let (user, group) = match chown.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (chown, None),
+    };
+    let mut owner = Owner::default();
+    match number(user) {
+        Some(uid) => owner.ids = (uid, uid),
+        None => match user_ids(user, &text(view, "etc/passwd")) {
+            Some(ids) => owner.ids = ids,
+            None => owner.unknown.push(format!(
+                "--chown={chown}: the image's /etc/passwd has no user {user:?}; 0 is taken for it"
+            )),
+        },
     }
-    if let (Some(uid), Some(gid)) = (number(user), number(group)) {
-        return Ok((uid, gid));
+    let Some(group) = group else { return owner };
+    match number(group).or_else(|| group_id(group, &text(view, "etc/group"))) {
+        Some(gid) => owner.ids.1 = gid,
+        None => owner.unknown.push(format!(
+            "--chown={chown}: the image's /etc/group has no group {group:?}; {} is taken for it",
+            owner.ids.1
+        )),
     }
-    let found = identity(chown, &text(view, "etc/passwd"), &text(view, "etc/group"));
-    let found = found.map_err(|why| why.replacen("USER ", "--chown=", 1))?;
-    Ok((number(user).unwrap_or(found.uid), found.gid))
+    owner
+}
+
+/// The names that need no looking up.
+fn number(text: &str) -> Option<u32> {
+    if matches!(text, "" | "root") { Some(0) } else { text.parse().ok() }
 }
 
 /// A file's text; nothing where it isn't there or can't be read, which is no reason to fail.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use kiln_context::{Item, Visit, walk};
-use kiln_rootfs::{DeltaBuilder, Kind, Meta, TreePath, View, resolve};
+use kiln_rootfs::{DeltaBuilder, Kind, Meta, Timestamp, TreePath, View, resolve};
 
 use super::CopyError;
 use super::mode::Mode;
@@ -16,6 +16,15 @@ pub(super) struct Placing<'a> {
     pub(super) mode: Option<Mode>,
     /// Absolute, with a slash at its end where it is a directory.
     pub(super) destination: String,
+}
+
+/// What a walk over a copied directory has come across.
+#[derive(Default)]
+struct Walk {
+    /// The first name of each file with several.
+    links: HashMap<(u64, u64), TreePath>,
+    /// The directories that the walk is in, with the times that they shall have.
+    open: Vec<(TreePath, Timestamp)>,
 }
 
 impl Placing<'_> {
@@ -95,31 +104,62 @@ impl Placing<'_> {
     pub(super) fn content(&mut self, view: &dyn View) -> Result<(), CopyError> {
         let target = self.target()?;
         let target = self.make_directory(&target)?;
-        let before = self.builder.stat(&target)?;
         let selector = kiln_context::Selector { words: vec!["/".to_owned()], ..Default::default() };
         for item in kiln_context::select(view, &selector)? {
             self.tree(view, &item, &target)?;
         }
-        if let Some(before) = before {
-            let xattrs = self.builder.xattrs(&target)?;
-            self.builder.put_dir(&target, &before, &xattrs)?;
-        }
         Ok(())
     }
 
+    /// Unpacks an archive into the destination, which is a directory whatever its name looks like.
+    pub(super) fn archive(&mut self, file: &File, name: &str) -> Result<(), CopyError> {
+        // `--chmod` means nothing to what an archive holds, nor to the directories made for it.
+        let mode = self.mode.take();
+        let target = self.make_directory(&TreePath::new(&self.destination));
+        self.mode = mode;
+        super::archive::unpack(&mut self.builder, file, name, &target?, self.owner)
+    }
+
     fn tree(&mut self, view: &dyn View, item: &Item, target: &TreePath) -> Result<(), CopyError> {
-        let mut links: HashMap<(u64, u64), TreePath> = HashMap::new();
+        let mut walk_of = Walk::default();
         let mut failed = None;
         let walked = walk(view, item, &mut |visit| {
             if failed.is_none() {
-                failed = self.visit(view, visit, target, &mut links).err();
+                failed = self.visit(view, visit, target, &mut walk_of).err();
             }
             Ok(())
         });
         match failed {
-            Some(error) => Err(error),
-            None => Ok(walked?),
+            Some(error) => return Err(error),
+            None => walked?,
         }
+        self.leave(&mut walk_of, None)?;
+        // The root of a tree has no time of its own: nobody gave it one.
+        if item.meta.is_dir() && !item.source.is_root() {
+            self.set_time(target, item.meta.mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Gives directories that are left behind their times back: what was put into them has moved those.
+    fn leave(&mut self, walk_of: &mut Walk, next: Option<&TreePath>) -> Result<(), CopyError> {
+        while let Some((path, _)) = walk_of.open.last()
+            && !next.is_some_and(|next| next.starts_with(path))
+        {
+            let Some((path, mtime)) = walk_of.open.pop() else { break };
+            self.set_time(&path, mtime)?;
+        }
+        Ok(())
+    }
+
+    fn set_time(&mut self, path: &TreePath, mtime: Timestamp) -> Result<(), CopyError> {
+        let Some(mut meta) = self.builder.stat(path)? else { return Ok(()) };
+        if meta.mtime == mtime {
+            return Ok(());
+        }
+        meta.mtime = mtime;
+        let xattrs = self.builder.xattrs(path)?;
+        Ok(self.builder.put_dir(path, &meta, &xattrs)?)
     }
 
     fn visit(
@@ -127,12 +167,14 @@ impl Placing<'_> {
         view: &dyn View,
         visit: &Visit<'_>,
         target: &TreePath,
-        links: &mut HashMap<(u64, u64), TreePath>,
+        walk_of: &mut Walk,
     ) -> Result<(), CopyError> {
         let path = target.join_path(visit.path);
-        let meta = self.dressed(visit.meta);
+        self.leave(walk_of, Some(&path))?;
+        let mut meta = self.dressed(visit.meta);
         if visit.path.is_root() && meta.is_dir() {
-            return self.top(&path, &meta);
+            // The destination keeps its owner and mode.
+            return Ok(());
         }
         let there = self.builder.stat(&path)?;
         if meta.is_dir() {
@@ -143,7 +185,11 @@ impl Placing<'_> {
                 )));
             }
             let xattrs = view.xattrs(visit.source)?;
-            return Ok(self.builder.put_dir(&path, &meta, &xattrs)?);
+            self.builder.put_dir(&path, &meta, &xattrs)?;
+            if visit.chosen {
+                walk_of.open.push((path, meta.mtime));
+            }
+            return Ok(());
         }
         if there.is_some_and(|there| there.is_dir()) {
             return Err(CopyError::Wrong(format!(
@@ -152,10 +198,10 @@ impl Placing<'_> {
             )));
         }
         if visit.meta.kind == Kind::File && visit.meta.nlink > 1 {
-            if let Some(first) = links.get(&visit.meta.inode) {
+            if let Some(first) = walk_of.links.get(&visit.meta.inode) {
                 return Ok(self.builder.hardlink(&path, first)?);
             }
-            links.insert(visit.meta.inode, path.clone());
+            walk_of.links.insert(visit.meta.inode, path.clone());
         }
         let xattrs = view.xattrs(visit.source)?;
         match meta.kind {
@@ -164,17 +210,13 @@ impl Placing<'_> {
                 let link = meta.link.clone().unwrap_or_default();
                 self.builder.put_symlink(&path, &link, &meta, &xattrs)?;
             }
-            Kind::Socket => {}
+            // Nobody listens on a copy: it is an empty file.
+            Kind::Socket => {
+                (meta.kind, meta.size) = (Kind::File, 0);
+                self.builder.put_content(&path, &mut std::io::empty(), &meta, &xattrs)?;
+            }
             _ => self.builder.put_special(&path, &meta, &xattrs)?,
         }
         Ok(())
-    }
-
-    /// The copied directory itself: the destination keeps its owner and mode, and takes over the time.
-    fn top(&mut self, path: &TreePath, source: &Meta) -> Result<(), CopyError> {
-        let Some(mut meta) = self.builder.stat(path)? else { return Ok(()) };
-        meta.mtime = source.mtime;
-        let xattrs = self.builder.xattrs(path)?;
-        Ok(self.builder.put_dir(path, &meta, &xattrs)?)
     }
 }

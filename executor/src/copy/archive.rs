@@ -1,0 +1,250 @@
+//! ADD of an archive: its entries are put into the destination one after another, as a tar program run in there would.
+//!
+//! The destination is the root of what the archive's names and links mean. An entry replaces whatever is at its path,
+//! unless both are directories. Directories that the archive doesn't hold are made 0755 and belong to root.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use kiln_context::open_archive;
+use kiln_rootfs::{
+    DeltaBuilder, Entry, EntryKind, Kind, Meta, RootfsError, TarReader, Timestamp, TreePath, View, Xattrs,
+    resolve_parent,
+};
+
+use super::CopyError;
+
+/// Unpacks the archive in `file` into the directory `target`, which exists. All of it belongs to `owner`, if one is given.
+pub(super) fn unpack(
+    builder: &mut DeltaBuilder<'_>,
+    file: &File,
+    name: &str,
+    target: &TreePath,
+    owner: Option<(u32, u32)>,
+) -> Result<(), CopyError> {
+    let fail = |why: String| CopyError::Wrong(format!("could not unpack {name}: {why}"));
+    let reader = open_archive(file).map_err(|error| fail(error.to_string()))?;
+    let mut unpacking = Unpacking { builder, target, owner, directories: Vec::new() };
+    let mut tar = TarReader::new(reader);
+    while let Some(entry) = tar.next().map_err(|error| fail(error.to_string()))? {
+        unpacking.entry(&entry, &mut tar)?;
+    }
+    unpacking.finish()
+}
+
+/// The paths that an archive's entries have in the directory `target`; none where it can't be read.
+pub(super) fn paths(file: &File, target: &TreePath) -> Vec<TreePath> {
+    let mut found = Vec::new();
+    let Ok(reader) = open_archive(file) else { return found };
+    let mut tar = TarReader::new(reader);
+    while let Ok(Some(entry)) = tar.next() {
+        found.push(target.join_path(&TreePath::new(&entry.path)));
+        if entry.kind == EntryKind::HardLink {
+            found.push(target.join_path(&TreePath::new(&entry.link)));
+        }
+    }
+    found
+}
+
+struct Unpacking<'u, 'b> {
+    builder: &'u mut DeltaBuilder<'b>,
+    target: &'u TreePath,
+    owner: Option<(u32, u32)>,
+    /// Times that are set at the end: what comes later in the archive may lie in a directory that came before.
+    directories: Vec<(TreePath, Timestamp)>,
+}
+
+impl Unpacking<'_, '_> {
+    fn entry(&mut self, entry: &Entry, stored: &mut dyn Read) -> Result<(), CopyError> {
+        let path = TreePath::new(&entry.path);
+        if path.is_root() {
+            return Ok(());
+        }
+        let path = self.inside(&path)?;
+        self.builder.mkdir_all(&path.parent().unwrap_or_default(), (0, 0), 0o755)?;
+        let meta = self.meta(entry);
+        match entry.kind {
+            EntryKind::HardLink => self.hard_link(&path, &TreePath::new(&entry.link))?,
+            EntryKind::New(Kind::Directory) => {
+                self.builder.put_dir(&path, &meta, &entry.xattrs)?;
+                self.directories.push((path, entry.mtime));
+            }
+            EntryKind::New(Kind::File) => match &entry.pieces {
+                None => _ = self.builder.put_content(&path, stored, &meta, &entry.xattrs)?,
+                Some(pieces) => {
+                    let mut whole = Whole { stored, pieces, size: entry.size, at: 0 };
+                    self.builder.put_content(&path, &mut whole, &meta, &entry.xattrs)?;
+                }
+            },
+            EntryKind::New(Kind::Symlink) => {
+                self.builder.put_symlink(&path, &entry.link, &meta, &entry.xattrs)?;
+            }
+            EntryKind::New(_) => self.special(&path, &meta, &entry.xattrs)?,
+        }
+        Ok(())
+    }
+
+    /// Where a path of the archive lies in the tree: links on the way are followed inside the destination.
+    fn inside(&self, path: &TreePath) -> Result<TreePath, CopyError> {
+        let inside = Inside { view: self.builder, root: self.target };
+        Ok(self.target.join_path(&resolve_parent(&inside, path)?))
+    }
+
+    fn meta(&self, entry: &Entry) -> Meta {
+        let kind = match entry.kind {
+            EntryKind::New(kind) => kind,
+            EntryKind::HardLink => Kind::File,
+        };
+        let mut meta = Meta::new(kind, entry.mode);
+        (meta.uid, meta.gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        meta.mtime = entry.mtime;
+        meta.rdev = matches!(kind, Kind::CharDevice | Kind::BlockDevice).then_some(entry.rdev);
+        meta.link = (kind == Kind::Symlink).then(|| entry.link.clone());
+        meta
+    }
+
+    /// A device that may not be made here is left out.
+    fn special(&mut self, path: &TreePath, meta: &Meta, xattrs: &Xattrs) -> Result<(), CopyError> {
+        if meta.is_whiteout() {
+            return Ok(());
+        }
+        match self.builder.put_special(path, meta, xattrs) {
+            Err(RootfsError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn hard_link(&mut self, path: &TreePath, first: &TreePath) -> Result<(), CopyError> {
+        let first = self.inside(first)?;
+        match self.builder.hardlink(path, &first) {
+            Err(RootfsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            result => return Ok(result?),
+        }
+        // It lies only below: it is brought along.
+        let there = self.builder.stat(&first)?.filter(|meta| meta.kind == Kind::File);
+        let Some(meta) = there else {
+            return Err(CopyError::Wrong(format!("{path} is a hard link to {first}, which is not there")));
+        };
+        let (content, xattrs) = (self.builder.open(&first)?, self.builder.xattrs(&first)?);
+        self.builder.put_file(&first, &content, &meta, &xattrs)?;
+        Ok(self.builder.hardlink(path, &first)?)
+    }
+
+    fn finish(self) -> Result<(), CopyError> {
+        for (path, mtime) in self.directories {
+            let Some(mut meta) = self.builder.stat(&path)?.filter(Meta::is_dir) else { continue };
+            meta.mtime = mtime;
+            let xattrs = self.builder.xattrs(&path)?;
+            self.builder.put_dir(&path, &meta, &xattrs)?;
+        }
+        Ok(())
+    }
+}
+
+/// A directory of a tree as a tree of its own.
+struct Inside<'a, 'b> {
+    view: &'a DeltaBuilder<'b>,
+    root: &'a TreePath,
+}
+
+impl View for Inside<'_, '_> {
+    fn stat(&self, path: &TreePath) -> Result<Option<Meta>, RootfsError> {
+        self.view.stat(&self.root.join_path(path))
+    }
+
+    fn list(&self, path: &TreePath) -> Result<Vec<Vec<u8>>, RootfsError> {
+        self.view.list(&self.root.join_path(path))
+    }
+
+    fn open(&self, path: &TreePath) -> Result<File, RootfsError> {
+        self.view.open(&self.root.join_path(path))
+    }
+
+    fn xattrs(&self, path: &TreePath) -> Result<Xattrs, RootfsError> {
+        self.view.xattrs(&self.root.join_path(path))
+    }
+
+    fn real_path(&self, _: &TreePath) -> Result<Option<std::path::PathBuf>, RootfsError> {
+        Ok(None)
+    }
+}
+
+/// A sparse file with its holes as zeros.
+struct Whole<'a> {
+    stored: &'a mut dyn Read,
+    pieces: &'a [(u64, u64)],
+    size: u64,
+    at: u64,
+}
+
+impl Read for Whole<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.pieces.first().is_some_and(|(start, length)| self.at >= start + length) {
+            self.pieces = &self.pieces[1..];
+        }
+        let fits = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(buffer.len());
+        let count = match self.pieces.first() {
+            Some((start, length)) if self.at >= *start => {
+                let count = fits(start + length - self.at);
+                self.stored.read(&mut buffer[..count])?
+            }
+            next => {
+                let end = next.map_or(self.size, |(start, _)| *start);
+                let count = fits(end.saturating_sub(self.at));
+                buffer[..count].fill(0);
+                count
+            }
+        };
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holes_of_a_sparse_file_are_zeros() {
+        let pieces = [(2, 3), (7, 1)];
+        let mut stored: &[u8] = b"abcd";
+        let mut whole = Whole { stored: &mut stored, pieces: &pieces, size: 10, at: 0 };
+        let mut bytes = Vec::new();
+        whole.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"\0\0abc\0\0d\0\0");
+    }
+
+    #[test]
+    fn what_an_archive_names_stays_in_the_destination() {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, kind, link) in
+            [("a/../../f", b'0', ""), ("l", b'2', "/"), ("l/g", b'0', ""), ("h", b'1', "../f")]
+        {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+            header.set_entry_type(tar::EntryType::new(kind));
+            header.set_size(0);
+            header.set_mode(0o640);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1_000_000_000);
+            header.set_cksum();
+            tar.append(&header, io::empty()).unwrap();
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &tar.into_inner().unwrap()).unwrap();
+        let into = tempfile::tempdir().unwrap();
+        let mut builder = DeltaBuilder::new(into.path(), &kiln_rootfs::EmptyView).unwrap();
+        builder.mkdir_all(&TreePath::new("d"), (0, 0), 0o755).unwrap();
+        let owner = Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
+        unpack(&mut builder, &file, "x.tar", &TreePath::new("d"), owner).unwrap();
+        assert_eq!(builder.list(&TreePath::root()).unwrap(), [b"d"]);
+        assert_eq!(
+            builder.list(&TreePath::new("d")).unwrap(),
+            [b"f".to_vec(), b"g".into(), b"h".into(), b"l".into()]
+        );
+        let inode = |path| builder.stat(&TreePath::new(path)).unwrap().unwrap().inode;
+        assert_eq!(inode("d/f"), inode("d/h"));
+    }
+}
