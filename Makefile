@@ -3,7 +3,7 @@
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 KILN := target/$(HOST)/release/kiln
 
-.PHONY: build images images-arm64 quickstart test test-all check fmt docs
+.PHONY: build images images-arm64 quickstart test test-all check fmt docs bless
 
 # One static binary: glibc is linked in, so that it runs in a scratch image.
 build:
@@ -28,6 +28,10 @@ quickstart: build
 test:
 	integration/scripts/install-test-tools
 	integration/scripts/test
+
+# Writes what the builds of integration/cases/ come to into the case files. Look at the difference before it is committed.
+bless:
+	KILN_BLESS=1 cargo test --locked -p kiln-integration --test table
 
 # Those, and the slow ones.
 test-all: build test

@@ -2,6 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test program reads its own environment")]
 
+pub mod base;
+pub mod case;
+pub mod flat;
 pub mod images;
 pub mod kubelet;
 pub mod manifest;
@@ -107,7 +110,7 @@ impl Bench {
 }
 
 /// An archive with busybox, passwd and group.
-fn base_tar(path: &Path) {
+pub(crate) fn base_tar(path: &Path) {
     let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
     let mut add = |name: &str, kind: tar::EntryType, mode: u32, link: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -122,7 +125,7 @@ fn base_tar(path: &Path) {
         }
         tar.append_data(&mut header, name, data).unwrap();
     };
-    for name in ["bin/", "etc/", "root/", "home/", "home/ana/"] {
+    for name in ["bin/", "dev/", "etc/", "root/", "home/", "home/ana/", "proc/", "sys/"] {
         add(name, tar::EntryType::Directory, 0o755, "", b"");
     }
     add("tmp/", tar::EntryType::Directory, 0o1777, "", b"");
@@ -130,9 +133,10 @@ fn base_tar(path: &Path) {
     let busybox = busybox.expect("busybox is installed: integration/scripts/install-test-tools");
     add("bin/busybox", tar::EntryType::Regular, 0o755, "", &busybox);
     for applet in [
-        "sh", "base64", "cat", "chmod", "chown", "cp", "echo", "env", "false", "grep", "id", "kill", "ln",
-        "ls", "mkdir", "mv", "nohup", "printf", "ps", "pwd", "rm", "sleep", "stat", "test", "touch", "true",
-        "wc",
+        "sh", "awk", "base64", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env",
+        "false", "find", "grep", "head", "id", "ip", "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mv",
+        "nohup", "printf", "ps", "pwd", "readlink", "rm", "rmdir", "sed", "seq", "sleep", "sort", "stat",
+        "tail", "tar", "test", "touch", "tr", "true", "wc",
     ] {
         add(&format!("bin/{applet}"), tar::EntryType::Symlink, 0o777, "busybox", b"");
     }
