@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Builds container images from Dockerfiles inside an ordinary Kubernetes pod, and warms the volumes they read.
 #[derive(Parser, Debug)]
-#[command(name = "kiln", version, disable_help_subcommand = true)]
+#[command(name = "kiln", version, disable_help_subcommand = true, args_override_self = true)]
 pub(crate) struct Kiln {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -40,7 +40,13 @@ pub(crate) enum Command {
 
 /// `executor`: a build, or one of its own subcommands.
 #[derive(Parser, Debug)]
-#[command(name = "executor", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(
+    name = "executor",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
 pub(crate) struct ExecutorCommand {
     #[command(subcommand)]
     pub(crate) command: Option<ExecutorSubcommand>,

@@ -10,7 +10,7 @@ use super::values::{LogFlags, boolean, bytes, duration};
 
 /// Fills a cache volume with images.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "warmer", version)]
+#[command(name = "warmer", version, args_override_self = true)]
 pub(crate) struct WarmerFlags {
     /// The volume
     #[arg(short, long, default_value = "/cache", value_name = "DIR")]

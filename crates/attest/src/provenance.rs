@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 /// What the build used, by address and digest.
@@ -83,7 +85,7 @@ impl Provenance {
         }
         if self.detailed {
             metadata["buildkit_metadata"] = json!({
-                "source": { "infos": [{ "filename": self.dockerfile, "language": "Dockerfile", "data": self.source }] },
+                "source": { "infos": [{ "filename": self.dockerfile, "language": "Dockerfile", "data": STANDARD.encode(&self.source) }] },
             });
         }
         json!({

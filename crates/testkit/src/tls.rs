@@ -47,6 +47,11 @@ impl TestAuthority {
         Self { ca, client, client_key, server, server_key }
     }
 
+    /// The certificate and the key of a server on this machine, PEM.
+    pub fn server_pem(&self) -> (&str, &str) {
+        (&self.server, &self.server_key)
+    }
+
     /// The server's side of TLS; with `ask_client`, only clients of this authority get in.
     pub(crate) fn server_config(&self, ask_client: bool) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -1,0 +1,349 @@
+//! Registries as pipelines meet them: logins over TLS with an authority of their own, client certificates, mirrors with and
+//! without a path, digest files of every kind. All through the binary.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use kiln_integration::registry::{LOGIN, Registry, Setup};
+use kiln_integration::{Bench, kiln};
+use kiln_testkit::{Fault, Route, StandIn, TestAuthority, TestRegistry};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+struct Work {
+    bench: Bench,
+    /// Certificates and keys, as files.
+    authority: TestAuthority,
+}
+
+impl Work {
+    fn new() -> Self {
+        Self { bench: Bench::new(), authority: TestAuthority::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.bench.directory.path().join(name)
+    }
+
+    /// Writes a file and gives its path as text.
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    fn command(&self, dockerfile: &str, flags: &[&str]) -> Command {
+        let file = self.path("Dockerfile");
+        std::fs::write(&file, dockerfile).unwrap();
+        let mut command = Command::new(kiln());
+        command
+            .env("DOCKER_CONFIG", self.path("docker"))
+            .arg("executor")
+            .arg("-c")
+            .arg(self.bench.context())
+            .arg("-f")
+            .arg(&file)
+            .arg("--scratch-dir")
+            .arg(self.path("scratch"))
+            .args(["--image-download-retry=0", "--push-retry=0"])
+            .args(flags);
+        command
+    }
+
+    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
+        self.command(dockerfile, flags).output().unwrap()
+    }
+
+    fn builds(&self, dockerfile: &str, flags: &[&str]) -> String {
+        let output = self.build(dockerfile, flags);
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    }
+
+    fn fails(&self, dockerfile: &str, flags: &[&str], why: &str) {
+        let output = self.build(dockerfile, flags);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(why), "{why} is not in: {}", text(&output));
+    }
+
+    fn login(&self, host: &str) {
+        let mut child = Command::new(kiln())
+            .env("DOCKER_CONFIG", self.path("docker"))
+            .args(["executor", "login", host, "-u", LOGIN.0, "--password-stdin"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), LOGIN.1.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+const SMALL: &str = "FROM scratch\nCOPY f /f\n";
+
+#[test]
+fn a_login_over_tls_with_an_authority_of_its_own() {
+    let work = Work::new();
+    work.bench.file("f", "1");
+    let tls = Some(work.authority.server_pem());
+    let registry = Registry::with(&Setup { tls, login: true, ..Setup::default() });
+    let (ca, image) = (work.file("ca.pem", &work.authority.ca), format!("{}/app:1", registry.host));
+    let trust = format!("--registry-certificate={}={ca}", registry.host);
+    work.fails(SMALL, &["-d", &image], "certificate");
+    work.fails(SMALL, &["-d", &image, &trust], "login");
+    work.login(&registry.host);
+    let log = work.builds(SMALL, &["-d", &image, &trust]);
+    assert!(!log.contains(LOGIN.1), "{log}");
+    let from = format!("FROM {image}\nCOPY f /g\n");
+    work.builds(&from, &["--no-push", &trust]);
+    // Each way to trust, and each way not to check.
+    let output = work.command(&from, &["--no-push"]).env("SSL_CERT_FILE", &ca).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let directory = work.path("certs");
+    work.file("certs/ca.pem", &work.authority.ca);
+    let output = work.command(&from, &["--no-push"]).env("SSL_CERT_DIR", directory).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let skip = format!("--skip-tls-verify-registry={}", registry.host);
+    for flag in ["--skip-tls-verify", "--skip-tls-verify-pull", &skip] {
+        work.builds(&from, &["--no-push", flag]);
+    }
+    work.builds(SMALL, &["-d", &image, "--skip-tls-verify"]);
+    work.fails(SMALL, &["-d", &image, "--skip-tls-verify-pull"], "certificate");
+    // The warmer takes the same flags.
+    let output = Command::new(kiln())
+        .env("DOCKER_CONFIG", work.path("docker"))
+        .args(["warmer", "--image", &image, &trust, "--cache-dir"])
+        .arg(work.path("volume"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn a_registry_that_asks_for_a_client_certificate_gets_the_one_for_it() {
+    let work = Work::new();
+    work.bench.file("f", "1");
+    let (tls, clients) = (Some(work.authority.server_pem()), Some(work.authority.ca.as_str()));
+    let registry = Registry::with(&Setup { tls, clients, ..Setup::default() });
+    let ca = work.file("ca.pem", &work.authority.ca);
+    let (certificate, key) = (
+        work.file("client.pem", &work.authority.client),
+        work.file("client.key", &work.authority.client_key),
+    );
+    let image = format!("{}/app:1", registry.host);
+    let trust = format!("--registry-certificate={}={ca}", registry.host);
+    let client = format!("--registry-client-cert={}={certificate},{key}", registry.host);
+    let output = work.build(SMALL, &["-d", &image, &trust]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    work.builds(SMALL, &["-d", &image, &trust, &client]);
+    work.builds(&format!("FROM {image}\nCOPY f /g\n"), &["--no-push", &trust, &client]);
+    let elsewhere = format!("--registry-client-cert=other.example={certificate},{key}");
+    assert!(!work.build(SMALL, &["-d", &image, &trust, &elsewhere]).status.success());
+}
+
+#[test]
+fn mirrors_serve_base_images_with_and_without_a_path() {
+    let work = Work::new();
+    work.bench.file("f", "1");
+    let origin = Registry::start();
+    work.builds("FROM scratch\nCOPY f /f\n", &["-d", &format!("{}/library/base:1", origin.host)]);
+    work.builds("FROM scratch\nCOPY f /f\n", &["-d", &format!("{}/hub/library/base:1", origin.host)]);
+    let pull_through =
+        Registry::with(&Setup { mirrors: Some(&format!("http://{}", origin.host)), ..Setup::default() });
+    let (through, path) = (pull_through.host.clone(), format!("{}/hub", origin.host));
+    for flags in [
+        vec![format!("--registry-mirror={through}")],
+        vec![format!("--registry-mirror={path}")],
+        vec!["--registry-mirror=127.0.0.1:1".to_owned(), format!("--registry-mirror={through}")],
+        vec![format!("--registry-map=index.docker.io={through}")],
+        vec![format!("--registry-map=quay.io=127.0.0.1:1;docker.io={path}")],
+    ] {
+        let mut all = vec!["--no-push", "--skip-default-registry-fallback"];
+        all.extend(flags.iter().map(String::as_str));
+        work.builds("FROM base:1\nCOPY f /g\n", &all);
+    }
+    let output = work
+        .command("FROM base:1\nCOPY f /g\n", &["--no-push", "--skip-default-registry-fallback"])
+        .env("KANIKO_REGISTRY_MAP", format!("docker.io={through}"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let only = format!("--registry-mirror={through}");
+    let flags = ["--no-push", "--skip-default-registry-fallback", &only];
+    work.fails("FROM nothere:1\n", &flags, "a mirror of docker.io");
+    assert!(pull_through.log().contains("library/base"), "the mirror was asked: {}", pull_through.log());
+}
+
+#[test]
+fn logins_come_from_every_place_that_pipelines_use() {
+    let work = Work::new();
+    work.bench.file("f", "1");
+    let registry = Registry::with_login();
+    let image = format!("{}/app:1", registry.host);
+    work.fails(SMALL, &["-d", &image], "login");
+    let run = |variables: &[(&str, String)], flags: &[&str]| {
+        let mut command = work.command(SMALL, &[&["-d", image.as_str()], flags].concat());
+        command.envs(variables.iter().map(|(name, value)| (*name, value.as_str())));
+        command.output().unwrap()
+    };
+    let file = work.file("auth.json", &registry.config_json());
+    work.file("run/containers/auth.json", &registry.config_json());
+    let run_dir = work.path("run").display().to_string();
+    let (user, password) = (LOGIN.0.to_owned(), LOGIN.1.to_owned());
+    let ways: Vec<Vec<(&str, String)>> = vec![
+        vec![("DOCKER_AUTH_CONFIG", registry.config_json())],
+        vec![("REGISTRY_AUTH_FILE", file)],
+        vec![("XDG_RUNTIME_DIR", run_dir)],
+        vec![
+            ("CI_REGISTRY", registry.host.clone()),
+            ("CI_REGISTRY_USER", user.clone()),
+            ("CI_REGISTRY_PASSWORD", password.clone()),
+        ],
+    ];
+    for way in &ways {
+        let output = run(way, &[]);
+        assert!(output.status.success(), "{way:?}: {}", text(&output));
+        assert!(!text(&output).contains(LOGIN.1), "{}", text(&output));
+    }
+    assert!(
+        !run(&ways[3], &["--credential-helpers="]).status.success(),
+        "no built-in source was to be asked"
+    );
+    assert!(run(&ways[3], &["--credential-helpers=gitlab"]).status.success());
+    let wrong = [("DOCKER_AUTH_CONFIG", registry.config_json().replace("auth\":\"", "auth\":\"AAAA"))];
+    let output = run(&wrong, &[]);
+    assert!(!output.status.success() && text(&output).contains("DOCKER_AUTH_CONFIG"), "{}", text(&output));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn digests_go_to_files_devices_web_addresses_and_cloud_build() {
+    let work = Work::new();
+    work.bench.file("f", "1");
+    let (registry, runtime) = (Registry::start(), runtime());
+    let authority = Arc::new(TestAuthority::new());
+    let web = runtime.block_on(StandIn::start_tls(&authority));
+    web.answer("PUT", "/digest", 201, "");
+    let ca = work.file("web.pem", &authority.ca);
+    let (one, two) = (format!("{}/app:1", registry.host), format!("{}/other/app", registry.host));
+    let url = format!("{}/digest?signature=hunter2", web.url());
+    let (names, tags) = (work.path("deep/names"), work.path("tags"));
+    let (names_text, tags_text) = (names.display().to_string(), tags.display().to_string());
+    let flags = [
+        "-d",
+        &one,
+        "-d",
+        &two,
+        "--digest-file",
+        &url,
+        "--image-name-with-digest-file",
+        &names_text,
+        "--image-name-tag-with-digest-file",
+        &tags_text,
+    ];
+    let output = work
+        .command(SMALL, &flags)
+        .env("SSL_CERT_FILE", &ca)
+        .env("BUILDER_OUTPUT", work.path("cloud"))
+        .env("UPSTREAM_CLIENT_TYPE", "my-pipeline")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let put = web.asked().pop().unwrap();
+    assert!(put.body.starts_with("sha256:") && put.body.len() == 71, "{put:?}");
+    let digest = put.body;
+    let host = &registry.host;
+    assert_eq!(
+        std::fs::read_to_string(names).unwrap(),
+        format!("{host}/app@{digest}\n{host}/other/app@{digest}\n")
+    );
+    assert_eq!(
+        std::fs::read_to_string(tags).unwrap(),
+        format!("{host}/app:1@{digest}\n{host}/other/app:latest@{digest}\n")
+    );
+    let cloud = std::fs::read_to_string(work.path("cloud/images")).unwrap();
+    assert_eq!(cloud.lines().count(), 2);
+    let line: serde_json::Value = serde_json::from_str(cloud.lines().next().unwrap()).unwrap();
+    assert_eq!(line["digest"], digest);
+    assert!(registry.log().contains("my-pipeline"), "the user agent names the caller");
+    let output = work.build(SMALL, &["--no-push", "--digest-file", "/dev/stdout"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("sha256:"), "{}", text(&output));
+    web.answer("PUT", "/refused", 403, "");
+    let refused = format!("{}/refused?signature=hunter2", web.url());
+    let output = work
+        .command(SMALL, &["--no-push", "--digest-file", &refused])
+        .env("SSL_CERT_FILE", &ca)
+        .output()
+        .unwrap();
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("/refused") && !said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn retries_are_as_many_as_the_flags_say() {
+    let (work, runtime) = (Work::new(), runtime());
+    work.bench.file("f", "1");
+    let registry = runtime.block_on(TestRegistry::start());
+    let image = format!("{}/app:1", registry.host());
+    let push = |retries: &str| work.build(SMALL, &["-d", &image, "--skip-push-permission-check", retries]);
+    registry.on(Route::ManifestPut, [Fault::Status(503)]);
+    // The flag comes twice: the last one counts, as with kaniko.
+    let output = push("--push-retry=0");
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(registry.tags("app").is_empty(), "nothing stands under the tag");
+    registry.on(Route::ManifestPut, [Fault::Status(503), Fault::RetryAfter(429, 1)]);
+    let began = std::time::Instant::now();
+    let output = push("--push-retry=2");
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(began.elapsed() >= std::time::Duration::from_secs(2), "one second each: {:?}", began.elapsed());
+    registry.on(Route::Manifest, [Fault::Status(500)]);
+    let from = format!("FROM {image}\nCOPY f /g\n");
+    assert!(!work.build(&from, &["--no-push", "--image-download-retry=0"]).status.success());
+    registry.on(Route::Manifest, [Fault::Status(500)]);
+    work.builds(&from, &["--no-push", "--image-download-retry=1"]);
+}
+
+#[test]
+fn an_immutable_tag_is_a_success_only_if_asked_for() {
+    let (work, runtime) = (Work::new(), runtime());
+    work.bench.file("f", "1");
+    let registry = runtime.block_on(TestRegistry::builder().immutable_tags().start());
+    let image = format!("{}/app:1", registry.host());
+    work.builds(SMALL, &["-d", &image, "--reproducible"]);
+    work.bench.file("f", "2");
+    work.fails(SMALL, &["-d", &image], "immutable");
+    let log = work.builds(SMALL, &["-d", &image, "--push-ignore-immutable-tag-errors"]);
+    assert!(log.contains("may not change"), "{log}");
+}
+
+#[test]
+fn push_rights_are_checked_before_anything_is_built() {
+    let work = Work::new();
+    let registry = Registry::with_login();
+    let image = format!("{}/app:1", registry.host);
+    let dockerfile = "FROM scratch\nADD base.tar /\nENV PATH=/bin\nRUN echo was-run\n";
+    let output = work.build(dockerfile, &["-d", &image]);
+    assert!(!output.status.success() && !text(&output).contains("was-run\n"), "{}", text(&output));
+    let output = work.build(dockerfile, &["-d", &image, "--skip-push-permission-check"]);
+    assert!(!output.status.success() && text(&output).contains("was-run"), "{}", text(&output));
+}
+
+#[test]
+fn versions_and_completions_are_printed_under_both_names() {
+    let work = Work::new();
+    let link = work.path("executor");
+    std::os::unix::fs::symlink(kiln(), &link).unwrap();
+    let said = Command::new(&link).arg("version").output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).starts_with("Kaniko version :  v"), "{}", text(&said));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Command::new(&link).args(["completion", shell]).output().unwrap();
+        assert!(script.status.success() && text(&script).contains("digest-file"), "{shell}");
+    }
+}
