@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use crate::view::Xattrs;
-use crate::{Meta, RootfsError, TreePath};
+use crate::{IgnorePaths, Meta, RootfsError, TreePath};
 
 /// What happened to a path.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,4 +36,36 @@ pub trait ChangeSource: Send {
 
     /// The extended attributes of what changed.
     fn xattrs(&mut self, path: &TreePath) -> Result<Xattrs, RootfsError>;
+}
+
+/// The changes of another source without those of ignored paths.
+pub struct Unignored<'a> {
+    source: Box<dyn ChangeSource + 'a>,
+    ignore: IgnorePaths,
+}
+
+impl<'a> Unignored<'a> {
+    /// Leaves `ignore` out of `source`.
+    pub fn new(source: Box<dyn ChangeSource + 'a>, ignore: IgnorePaths) -> Self {
+        Self { source, ignore }
+    }
+}
+
+impl ChangeSource for Unignored<'_> {
+    fn next(&mut self) -> Result<Option<Change>, RootfsError> {
+        loop {
+            match self.source.next()? {
+                Some(change) if self.ignore.is_ignored(&change.path) => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn open(&mut self, path: &TreePath) -> Result<File, RootfsError> {
+        self.source.open(path)
+    }
+
+    fn xattrs(&mut self, path: &TreePath) -> Result<Xattrs, RootfsError> {
+        self.source.xattrs(path)
+    }
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::delta::disk;
 use crate::error::Doing;
+use crate::remove::remove_unless_kept;
 use crate::tar_read::{Entry, EntryKind, TarReader};
 use crate::{IgnorePaths, Kind, Meta, Root, RootfsError, Timestamp, TreePath};
 
@@ -222,9 +223,21 @@ impl<R: Read> Extraction<'_, '_, R> {
             return disk::make_whiteout(self.handle(), name).doing("make a whiteout for", target.to_string());
         }
         let Ok(directory) = self.into.directory(&parent) else { return Ok(()) };
-        disk::remove_all(&directory, name).doing("remove", target.to_string())?;
+        remove_unless_kept(&directory, name, &target, &self.options.ignore)
+            .doing("remove", target.to_string())?;
         self.forget(&target);
         Ok(())
+    }
+
+    /// Whether a directory lies where something else is to be, and stays because it holds what is ignored (in a pod:
+    /// /var/run with the service account's token, where images have a link). The entry is passed over then.
+    fn is_in_the_way(&self, path: &TreePath, name: &[u8]) -> Result<bool, RootfsError> {
+        let ignore = &self.options.ignore;
+        if ignore.is_empty() || !ignore.reaches_below(path) {
+            return Ok(false);
+        }
+        let gone = remove_unless_kept(self.handle(), name, path, ignore);
+        Ok(!gone.doing("replace", path.to_string())?)
     }
 
     /// The kept handle may be of a directory that was just removed or replaced.
@@ -249,7 +262,8 @@ impl<R: Read> Extraction<'_, '_, R> {
                 }
                 continue;
             }
-            disk::remove_all(&directory, &name).doing("remove", child.to_string())?;
+            remove_unless_kept(&directory, &name, &child, &self.options.ignore)
+                .doing("remove", child.to_string())?;
             self.forget(&child);
         }
         Ok(())
@@ -309,6 +323,9 @@ impl<R: Read> Extraction<'_, '_, R> {
         let meta = self.meta(kind, entry);
         let name = path.name().to_vec();
         let mut hash = None;
+        if kind != Kind::Directory && self.is_in_the_way(path, &name)? {
+            return Ok(());
+        }
         match kind {
             Kind::Directory => self.directory(path, &name)?,
             Kind::File => hash = self.file(path, &name, entry)?,
@@ -412,6 +429,9 @@ impl<R: Read> Extraction<'_, '_, R> {
             Err(error) => return Err(error),
         };
         let name = path.name().to_vec();
+        if self.is_in_the_way(path, &name)? {
+            return Ok(());
+        }
         let link = |directory: &OwnedFd| {
             rustix::fs::linkat(&from, &from_name, directory, name.as_slice(), AtFlags::empty())
         };

@@ -27,6 +27,11 @@ impl IgnorePaths {
         }
     }
 
+    /// The patterns.
+    pub fn paths(&self) -> &[TreePath] {
+        &self.patterns
+    }
+
     /// Whether `path` or a directory above it matches.
     pub fn is_ignored(&self, path: &TreePath) -> bool {
         self.patterns.iter().any(|pattern| covers(pattern, path))

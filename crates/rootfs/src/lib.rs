@@ -14,6 +14,7 @@ mod ignore_paths;
 mod layer;
 mod meta;
 mod overlay;
+mod remove;
 mod root;
 mod skeleton;
 mod snapshot;
@@ -22,7 +23,7 @@ mod tar_write;
 mod tree_path;
 mod view;
 
-pub use changes::{Change, ChangeSource, What};
+pub use changes::{Change, ChangeSource, Unignored, What};
 pub use decompress::decompress;
 pub use delta::{Delta, DeltaBuilder};
 pub use entries::{LayerEntry, LayerWhat, entries};

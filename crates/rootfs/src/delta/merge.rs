@@ -15,6 +15,7 @@ use super::disk::{
     clear_xattrs, is_opaque, is_whiteout, look, look_here, make_special, make_whiteout, names, open_dir,
     open_file, read_link, remove_all, set_meta, set_opaque, timespec, xattrs,
 };
+use crate::remove::remove_unless_kept;
 use crate::{IgnorePaths, Kind, Meta, TreePath};
 
 /// What the tree is that is laid over the other.
@@ -138,7 +139,7 @@ impl Work<'_, '_> {
         let Some(meta) = look(self.source.handle()?, &name)? else { return Ok(true) };
         let there = look(self.target.handle()?, &name)?;
         if self.how.from == From::Delta && is_whiteout(&meta) {
-            self.whiteout(&name, there.as_ref())?;
+            self.whiteout(&name, &path, there.as_ref())?;
         } else if meta.kind == Kind::Directory {
             self.directory(&name, path, there.as_ref())?;
         } else {
@@ -155,11 +156,17 @@ impl Work<'_, '_> {
         self.how.ignore.is_ignored(&TreePath::new(&whole))
     }
 
-    fn whiteout(&mut self, name: &[u8], there: Option<&Meta>) -> io::Result<()> {
-        let target = self.target.writable()?;
+    /// Removes what is there, but for what is ignored. Says whether it is gone.
+    fn remove(&mut self, name: &[u8], path: &TreePath) -> io::Result<bool> {
+        let whole = TreePath::new([self.base.as_bytes(), path.as_bytes()].join(&b'/'));
+        remove_unless_kept(self.target.writable()?, name, &whole, self.how.ignore)
+    }
+
+    fn whiteout(&mut self, name: &[u8], path: &TreePath, there: Option<&Meta>) -> io::Result<()> {
         if there.is_some() {
-            remove_all(target, name)?;
+            self.remove(name, path)?;
         }
+        let target = self.target.writable()?;
         if self.how.onto == Onto::Upper { make_whiteout(target, name) } else { Ok(()) }
     }
 
@@ -176,11 +183,11 @@ impl Work<'_, '_> {
         }
         let merges = !opaque && there.is_some_and(|there| there.kind == Kind::Directory);
         if !merges {
+            let gone = there.is_none() || self.remove(name, &path)?;
             let target = self.target.writable()?;
-            if there.is_some() {
-                remove_all(target, name)?;
+            if gone {
+                mkdirat(target, name, Mode::RWXU)?;
             }
-            mkdirat(target, name, Mode::RWXU)?;
             if upper && (opaque || there.is_some()) {
                 set_opaque(target, name)?;
             }
@@ -192,8 +199,8 @@ impl Work<'_, '_> {
     }
 
     fn other(&mut self, name: &[u8], path: &TreePath, meta: &Meta, there: Option<&Meta>) -> io::Result<()> {
-        if there.is_some_and(|there| there.kind == Kind::Directory) {
-            remove_all(self.target.writable()?, name)?;
+        if there.is_some_and(|there| there.kind == Kind::Directory) && !self.remove(name, path)? {
+            return Ok(());
         }
         if self.take {
             match renameat(self.source.handle()?, name, self.target.writable()?, name) {

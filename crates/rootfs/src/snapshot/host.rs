@@ -16,11 +16,11 @@ use rustix::fs::{CWD, Mode, openat};
 
 use super::directory::copy_tree;
 use super::tracked::Tracked;
-use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, remove, save, unpack};
+use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, save, unpack};
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::disk::remove_all;
 use crate::delta::failed;
-use crate::{ChangeSource, Delta, DirectoryView, RootfsError, TreePath, View};
+use crate::{ChangeSource, Delta, DirectoryView, RootfsError, TreePath, View, remove};
 
 /// What is never part of an image on this rung, besides mounts and Kiln's own directories. Components may be globs.
 pub const HOST_IGNORED: [&str; 5] = ["/proc", "/dev", "/sys", "/etc/mtab", "/tmp/apt-key-gpghome*"];

@@ -11,7 +11,6 @@ mod log;
 mod mountinfo;
 mod overlay;
 mod record;
-mod remove;
 mod save;
 mod scan;
 mod spool;

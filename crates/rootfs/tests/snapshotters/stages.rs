@@ -335,3 +335,46 @@ fn cleaning_up_leaves_nothing_in_the_scratch_directory() {
         assert!(bench.snapshotter.view(0).is_err(), "{rung:?}");
     }
 }
+
+#[test]
+fn a_directory_of_the_pods_stays_where_the_image_has_a_link() {
+    // As /var/run in a pod with a service account's token, where Debian's images have a link to /run.
+    let image = tempfile::tempdir().unwrap();
+    fs::create_dir_all(image.path().join("var")).unwrap();
+    fs::create_dir(image.path().join("run")).unwrap();
+    symlink("/run", image.path().join("var/run")).unwrap();
+    fs::write(image.path().join("var/file"), "x").unwrap();
+    let image = Layer::of(image.path());
+    let dir = tempfile::tempdir().unwrap();
+    let (root, scratch) = (dir.path().join("root"), dir.path().join("scratch"));
+    fs::create_dir_all(root.join("var/run/secrets/token")).unwrap();
+    fs::write(root.join("var/run/old"), "").unwrap();
+    fs::create_dir_all(&scratch).unwrap();
+    let mut options = options();
+    options.ignore.add("var/run/secrets".into());
+    let mut host = HostSnapshotter::new(root.clone(), scratch, options);
+    host.base(0, &[image.base(), image.base()]).unwrap();
+    assert!(root.join("var/run/secrets/token").is_dir() && !root.join("var/run/old").exists());
+    assert_eq!(fs::read(root.join("var/file")).unwrap(), b"x");
+    host.begin(0).unwrap();
+    let layer = Layer::write(&mut *host.changes(0).unwrap());
+    assert_eq!(layer.names(), Vec::<String>::new());
+    host.commit(0).unwrap();
+    // A delta, or a cached layer, that puts something else there, or removes what is above it.
+    let delta = |make: &dyn Fn(&mut DeltaBuilder<'_>)| {
+        let mut builder = DeltaBuilder::new(&dir.path().join("delta"), &kiln_rootfs::EmptyView).unwrap();
+        builder.mkdir_all(&"var".into(), (0, 0), 0o755).unwrap();
+        make(&mut builder);
+        builder.finish().unwrap()
+    };
+    let meta = kiln_rootfs::Meta::new(kiln_rootfs::Kind::Symlink, 0o777);
+    host.apply(0, delta(&|builder| builder.put_symlink(&"var/run".into(), b"/run", &meta, &[]).unwrap()))
+        .unwrap();
+    let removal = {
+        let mut bench = Bench::new(Rung::Directory);
+        bench.base(0, std::slice::from_ref(&image));
+        bench.run(0, |root| fs::remove_dir_all(root.join("var")).unwrap())
+    };
+    host.apply_layer(0, removal.base()).unwrap();
+    assert!(root.join("var/run/secrets/token").is_dir() && !root.join("var/file").exists());
+}
