@@ -34,9 +34,10 @@ pub enum ChooseError {
     )]
     Overwrites(&'static str),
     /// `auto` found nothing.
-    #[error(
-        "no rung of --isolation works here. overlay: {overlay}. directory: {directory}. chroot: {chroot}. root: {root}"
-    )]
+    #[error("no rung of --isolation works here.{}", each(&[
+        ("overlay", overlay.to_string()), ("directory", directory.to_string()), ("chroot", chroot.to_string()),
+        ("root", root.clone()),
+    ]))]
     Nothing {
         /// Why not overlay.
         overlay: Box<Refusal>,
@@ -47,6 +48,22 @@ pub enum ChooseError {
         /// Why not root.
         root: String,
     },
+}
+
+/// A line for each reason, with the rungs that it is true of.
+fn each(reasons: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    for (place, (_, why)) in reasons.iter().enumerate() {
+        if reasons[..place].iter().all(|(_, other)| other != why) {
+            let rungs: Vec<&str> =
+                reasons.iter().filter(|(_, other)| other == why).map(|(rung, _)| *rung).collect();
+            text.push_str("\n  ");
+            text.push_str(&rungs.join(", "));
+            text.push_str(": ");
+            text.push_str(why);
+        }
+    }
+    text
 }
 
 /// Takes the rung that was asked for, or the best one if none was, and says why in one line.
@@ -88,11 +105,12 @@ fn without_mounts(
         if may && situation.kiln_image { [Rung::Root, Rung::Chroot] } else { [Rung::Chroot, Rung::Root] };
     for rung in order {
         let Ok(enclosure) = report.enclosure(rung) else { continue };
-        let why = match rung {
-            Rung::Root if !may => continue,
-            Rung::Root if situation.kiln_image => "this is Kiln's own image",
-            Rung::Root => "--force was given",
-            _ => "this image's own files must not be touched; steps have no /proc",
+        let why = match (rung, report.enclosure(Rung::Root)) {
+            (Rung::Root, _) if !may => continue,
+            (Rung::Root, _) if situation.kiln_image => "this is Kiln's own image".to_owned(),
+            (Rung::Root, _) => "--force was given".to_owned(),
+            (_, Err(refusal)) if may => format!("steps have no /proc, since rung root is refused: {refusal}"),
+            _ => "this image's own files must not be touched; steps have no /proc".to_owned(),
         };
         return Ok((enclosure, format!("no mounts here, and {why}. directory: {directory}")));
     }
@@ -150,6 +168,34 @@ mod tests {
         assert_eq!(chosen(&no_mounts(), Situation { kiln_image: false, ..own }), Rung::Chroot);
         assert_eq!(chosen(&no_mounts(), Situation { container: false, ..own }), Rung::Chroot);
         assert_eq!(chosen(&no_mounts(), Situation { container: false, force: true, ..own }), Rung::Root);
+    }
+
+    #[test]
+    fn a_read_only_root_is_the_reason_for_chroot_in_kilns_own_image() {
+        let refused = Err(refusal("clone(CLONE_NEWUSER)"));
+        let report = ProbeReport::made_of([
+            refused.clone(),
+            refused,
+            Err(refusal("access(/, W_OK)")),
+            Ok(way(Rung::Chroot)),
+        ]);
+        let own = Situation { kiln_image: true, container: true, force: false };
+        let (enclosure, reason) = choose(&report, None, own).unwrap();
+        assert_eq!(enclosure.rung(), Rung::Chroot);
+        assert!(reason.contains("access(/, W_OK)") && !reason.contains("must not be touched"), "{reason}");
+    }
+
+    #[test]
+    fn where_nothing_works_each_reason_is_said_once() {
+        let same = refusal("clone(CLONE_NEWUSER)");
+        let refused = || Err(same.clone());
+        let report = ProbeReport::made_of([refused(), refused(), Err(refusal("access(/)")), refused()]);
+        let error = choose(&report, None, Situation::default()).unwrap_err().to_string();
+        assert_eq!(error.matches("clone(CLONE_NEWUSER)").count(), 1, "{error}");
+        assert!(
+            error.contains("\n  overlay, directory, chroot: ") && error.contains("\n  root: "),
+            "{error}"
+        );
     }
 
     #[test]
