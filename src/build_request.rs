@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_context::ContextRequest;
 use kiln_executor::{
-    Attest, BuildRequest, Cache, CachePlace, DockerfileAt, ImageFormat, Isolation, Layers, Output,
-    ProvenanceFlag, RunMountFlag, Secret,
+    Attest, BuildRequest, Cache, CachePlace, DockerfileAt, House, IMAGE_MARK, ImageFormat, Isolation,
+    LAYER_CACHE, Layers, MOUNT_CACHE, Output, ProvenanceFlag, RunMountFlag, Secret,
 };
 use kiln_oci::media_type::Compression;
 use kiln_oci::{Platform, Redacted, Reference};
@@ -37,7 +37,7 @@ pub(crate) fn request(environment: &Environment, flags: &ExecutorFlags) -> Resul
         platforms: platforms(flags)?,
         cache: cache(flags, &output, &scratch, no_push)?,
         output,
-        isolation: isolation(flags, kaniko_dir, scratch)?,
+        isolation: isolation(environment, flags, kaniko_dir, scratch)?,
         layers,
         secrets: secrets(environment, flags)?,
         ssh: ssh(environment, flags)?,
@@ -142,7 +142,7 @@ fn layers(environment: &Environment, flags: &ExecutorFlags) -> Result<Layers, St
 
 fn layers_without_level(flags: &ExecutorFlags, epoch: Option<i64>, compression: Compression) -> Layers {
     let mut ignored = flags.files.ignore_path.clone();
-    if flags.files.ignore_var_run && flags.files.isolation == "root" {
+    if flags.files.ignore_var_run == Some(true) {
         ignored.push("/var/run".to_owned());
     }
     Layers {
@@ -156,6 +156,7 @@ fn layers_without_level(flags: &ExecutorFlags, epoch: Option<i64>, compression: 
             _ => SnapshotMode::Full,
         },
         ignored,
+        ignore_var_run: flags.files.ignore_var_run,
     }
 }
 
@@ -236,10 +237,10 @@ fn cache(flags: &ExecutorFlags, output: &Output, scratch: &Path, no_push: bool) 
                 let repository = destination.repository.join("cache");
                 Some(CachePlace::Remote(repository.map_err(|error| error.to_string())?))
             }
-            _ => Some(CachePlace::Layout(scratch.join("kiln-cache"))),
+            _ => Some(CachePlace::Layout(scratch.join(LAYER_CACHE))),
         },
     };
-    let mounts = given.cache_mount_dir.clone().unwrap_or_else(|| scratch.join("kiln-cache-mounts"));
+    let mounts = given.cache_mount_dir.clone().unwrap_or_else(|| scratch.join(MOUNT_CACHE));
     Ok(Cache {
         enabled: given.cache,
         place,
@@ -317,29 +318,76 @@ pub(crate) fn scratch(environment: &Environment, given: Option<PathBuf>, kaniko_
     found.unwrap_or_else(|| kaniko_dir.join("scratch"))
 }
 
-fn isolation(flags: &ExecutorFlags, kaniko_dir: PathBuf, scratch: PathBuf) -> Result<Isolation, String> {
+fn house(environment: &Environment, flags: &ExecutorFlags) -> Result<House, String> {
     let files = &flags.files;
+    let or = |name: &str, flag: bool| environment.switch(name).unwrap_or(flag);
+    let house = House {
+        cleanup: or("KANIKO_CLEANUP", files.cleanup),
+        pre_cleanup: or("KANIKO_PRE_CLEANUP", files.pre_cleanup),
+        preserve: or("KANIKO_PRESERVE_CONTEXT", files.preserve_context),
+        materialize: files.materialize,
+    };
+    if house.materialize && !matches!(files.isolation.as_str(), "auto" | "root") {
+        return Err(format!(
+            "--materialize leaves the image's files in /, which only rung root does: leave --isolation={} out",
+            files.isolation
+        ));
+    }
+    if house.materialize && (house.cleanup || house.preserve) {
+        return Err(
+            "--materialize leaves the image's files in /: leave --cleanup and --preserve-context out, which \
+                    remove them again"
+                .to_owned(),
+        );
+    }
+    Ok(house)
+}
+
+fn isolation(
+    environment: &Environment,
+    flags: &ExecutorFlags,
+    kaniko_dir: PathBuf,
+    scratch: PathBuf,
+) -> Result<Isolation, String> {
+    let files = &flags.files;
+    let house = house(environment, flags)?;
     let rung = match files.isolation.as_str() {
         "auto" if files.materialize => Some(kiln_sandbox::Rung::Root),
         "auto" => None,
         name => Some(name.parse().map_err(|error: kiln_sandbox::UnknownRung| error.to_string())?),
     };
-    if files.preserve_context || files.cleanup || files.pre_cleanup || files.materialize {
-        return Err("--preserve-context, --cleanup, --pre-cleanup and --materialize are not supported yet: rung root \
-                    empties the file system between stages, the other rungs leave it alone"
-            .to_owned());
-    }
+    let own_image = Path::new("/etc/kiln-image").exists() || kaniko_dir.join(IMAGE_MARK).exists();
     Ok(Isolation {
         rung,
         scratch,
-        own_image: Path::new("/etc/kiln-image").exists(),
-        container: crate::container::is_container(),
+        own_image,
+        container: own_image || crate::container::is_container(),
         gvisor: crate::container::is_gvisor(),
         force: files.force,
+        own: own_paths(environment, flags, own_image, &kaniko_dir),
+        extract_retry: files.image_fs_extract_retry,
         kaniko_dir,
         run_mounts: files.run_mount.iter().map(|text| run_mount(text)).collect::<Result<_, _>>()?,
         devices: files.device.clone(),
+        house,
     })
+}
+
+/// What of Kiln's directory rung root must leave alone: all of it, unless Kiln was just put into a directory of some
+/// image, such as /usr/local/bin, where the images that are built have files of their own.
+fn own_paths(
+    environment: &Environment,
+    flags: &ExecutorFlags,
+    own_image: bool,
+    kaniko_dir: &Path,
+) -> Vec<PathBuf> {
+    let named = flags.files.kaniko_dir.is_some() || environment.get("KANIKO_DIR").is_some();
+    if named || own_image || kaniko_dir.file_name().is_some_and(|name| name == "kaniko") {
+        return vec![kaniko_dir.to_owned()];
+    }
+    let mut own: Vec<PathBuf> = [".docker", "ssl", IMAGE_MARK].map(|name| kaniko_dir.join(name)).into();
+    own.push(environment.executable.clone());
+    own
 }
 
 fn run_mount(text: &str) -> Result<RunMountFlag, String> {

@@ -13,6 +13,8 @@ pub(crate) struct Environment {
     pub(crate) arguments: Vec<OsString>,
     /// The working directory.
     pub(crate) directory: PathBuf,
+    /// The executable.
+    pub(crate) executable: PathBuf,
     /// The folder of the executable.
     pub(crate) executable_directory: PathBuf,
 }
@@ -30,6 +32,7 @@ impl Environment {
             arguments: std::env::args_os().collect(),
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             executable_directory: executable.parent().map(PathBuf::from).unwrap_or_default(),
+            executable,
         }
     }
 

@@ -15,11 +15,12 @@ use crate::attest::{Made, attest, is_hermetic};
 use crate::course::{Course, Known, announce};
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
+use crate::house::{self, Ended};
 use crate::image::{Image, ImageFormat, Parts, assemble};
 use crate::planning::{Found, blocking};
 use crate::product::Product;
 use crate::request::{BuildRequest, CachePlace, DockerfileAt};
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::session::{Session, fetch_contexts, read_ignore};
 use crate::stage::Finished;
 use crate::uploads::Uploads;
@@ -63,7 +64,11 @@ pub async fn build(
         waited += Duration::from_millis(10);
     }
     blocking(move || {
+        let (place, house) = (session.scratch.parent(), session.request.isolation.house);
         drop(session);
+        if house.cleanup {
+            scratch::clean(&place);
+        }
         Ok(())
     })
     .await?;
@@ -79,6 +84,9 @@ async fn open(
 ) -> Result<(Arc<Session>, Dockerfile), BuildError> {
     let runtime = tokio::runtime::Handle::current();
     blocking(move || {
+        if request.isolation.house.pre_cleanup {
+            scratch::clean(&request.isolation.scratch);
+        }
         let scratch = Scratch::create(&request.isolation.scratch).map_err(BuildError::other)?;
         let (context, named) = fetch_contexts(&request, &scratch)?;
         let (source, ignore) = dockerfile(&request.dockerfile, &context.root)?;
@@ -330,7 +338,18 @@ async fn one_platform(
     }
     let mut course =
         Course { session, file, request: &request, number, known, plan: Arc::new(plan), trees: None };
-    let finished = course.run().await?;
+    let finished = course.run().await;
+    let ended = match &finished {
+        Ok(_) => Ended::Built,
+        Err(BuildError::Cancelled) => Ended::Cancelled,
+        Err(_) => Ended::Failed,
+    };
+    let closed = match &course.trees {
+        Some(trees) => house::close(session, trees, ended).await,
+        None => Ok(()),
+    };
+    let finished = finished?;
+    closed?;
     let (plan, images) = (&course.plan, &course.known.images);
     let Some(target) = plan.targets.first() else {
         return Err(BuildError::other("there is no stage to build"));

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::error::BuildError;
 use crate::event::{Event, StepNews};
+use crate::house;
 use crate::planning::{self, Found, blocking};
 use crate::session::Session;
 use crate::stage::{Done, Finished, StageWork};
@@ -47,7 +48,7 @@ impl Known {
             }
         }
         let mut plan = plan.decide(&self.hits);
-        if session.request.layers.single {
+        if session.request.layers.single || session.request.isolation.house.materialize {
             need_trees(&mut plan);
         }
         Ok(plan)
@@ -121,9 +122,12 @@ impl Course<'_> {
             .filter(|place| self.plan.stages[*place].needed && !begun.contains(place))
             .filter(|place| self.plan.dependencies(*place).iter().all(|needed| finished.contains_key(needed)))
             .collect();
-        if !ready.is_empty() && self.trees.is_none() && needs_trees(&self.plan) {
+        let wanted = needs_trees(&self.plan) || self.session.request.isolation.house.wants_rung();
+        if !ready.is_empty() && self.trees.is_none() && wanted {
             let (session, number) = (Arc::clone(self.session), self.number);
-            self.trees = Some(Arc::new(blocking(move || Trees::new(&session, number)).await?));
+            let trees = Arc::new(blocking(move || Trees::new(&session, number)).await?);
+            house::open(self.session, &trees).await?;
+            self.trees = Some(trees);
         }
         let parallel = self.trees.as_ref().is_none_or(|trees| trees.parallel());
         for place in ready {
@@ -160,7 +164,7 @@ impl Course<'_> {
     }
 }
 
-/// With one layer for all, changes are found in a tree.
+/// With one layer for all, changes are found in a tree; with `--materialize`, a tree is what is asked for.
 fn need_trees(plan: &mut BuildPlan) {
     for target in plan.targets.clone() {
         let mut place = Some(target);

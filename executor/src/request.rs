@@ -9,6 +9,7 @@ use kiln_oci::media_type::Compression;
 use kiln_oci::{Redacted, Reference, Repository};
 use kiln_sandbox::Rung;
 
+use crate::house::House;
 use crate::image::ImageFormat;
 
 /// One build.
@@ -131,12 +132,18 @@ pub struct Isolation {
     pub gvisor: bool,
     /// `--force`.
     pub force: bool,
-    /// `--kaniko-dir`: never part of a layer.
+    /// `--kaniko-dir`.
     pub kaniko_dir: PathBuf,
+    /// What of Kiln's own files rung root leaves alone: never part of a layer.
+    pub own: Vec<PathBuf>,
+    /// `--image-fs-extract-retry`: how often unpacking a base image is tried again.
+    pub extract_retry: u32,
     /// `--run-mount`.
     pub run_mounts: Vec<RunMountFlag>,
     /// `--device`.
     pub devices: Vec<PathBuf>,
+    /// `--cleanup` and its like.
+    pub house: House,
 }
 
 /// `--run-mount`.
@@ -165,6 +172,8 @@ pub struct Layers {
     pub mode: kiln_rootfs::SnapshotMode,
     /// `--ignore-path`.
     pub ignored: Vec<String>,
+    /// `--ignore-var-run`. Not given: rung root ignores /var/run where the pod has something mounted there.
+    pub ignore_var_run: Option<bool>,
 }
 
 /// A secret's value: read by `src/` when the build starts.

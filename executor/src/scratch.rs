@@ -10,6 +10,12 @@ use rustix::fs::{FlockOperation, flock};
 /// The names of our directories begin with this.
 const PREFIX: &str = "kiln-build-";
 
+/// Where cached layers are kept if no repository is named and nothing is pushed.
+pub const LAYER_CACHE: &str = "kiln-cache";
+
+/// Where `RUN --mount=type=cache` keeps its files if no other place is named.
+pub const MOUNT_CACHE: &str = "kiln-cache-mounts";
+
 /// One build's own directory. Removed when dropped.
 #[derive(Debug)]
 pub struct Scratch {
@@ -20,12 +26,18 @@ pub struct Scratch {
 
 /// Why there is no scratch directory.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "could not make a scratch directory in {path}: {source}; give --scratch-dir a directory that can be written"
-)]
+#[error("could not make a scratch directory in {path}: {source}; {}", advice())]
 pub struct ScratchError {
     path: PathBuf,
     source: io::Error,
+}
+
+fn advice() -> &'static str {
+    if rustix::process::geteuid().is_root() {
+        "give --scratch-dir a directory that can be written"
+    } else {
+        "run the container as user 0 (securityContext.runAsUser: 0), which takes no privilege"
+    }
 }
 
 impl Scratch {
@@ -55,6 +67,11 @@ impl Scratch {
         &self.path
     }
 
+    /// The scratch directory that it lies in.
+    pub(crate) fn parent(&self) -> PathBuf {
+        self.path.parent().map(PathBuf::from).unwrap_or_default()
+    }
+
     /// Makes a directory below it.
     pub fn directory(&self, name: &str) -> Result<PathBuf, ScratchError> {
         let path = self.path.join(name);
@@ -70,8 +87,22 @@ impl Drop for Scratch {
     }
 }
 
-fn remove_leftovers(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+/// Removes everything that Kiln made in the scratch directory `parent`, and the directory itself if nothing else is in
+/// it. What builds that still run have there stays, caches too.
+pub(crate) fn clean(parent: &Path) {
+    if remove_leftovers(parent) {
+        for name in [LAYER_CACHE, MOUNT_CACHE] {
+            remove_tree(&parent.join(name));
+        }
+    }
+    // Not where it is a volume, or holds what is not ours.
+    _ = fs::remove_dir(parent);
+}
+
+/// Says whether no living build is left.
+fn remove_leftovers(parent: &Path) -> bool {
+    let mut alone = true;
+    let Ok(entries) = fs::read_dir(parent) else { return true };
     for entry in entries.flatten() {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
@@ -81,7 +112,9 @@ fn remove_leftovers(parent: &Path) {
         if free {
             remove_tree(&entry.path());
         }
+        alone &= free;
     }
+    alone
 }
 
 /// Removes a tree, opening directories that a step left unreadable to us.
@@ -109,6 +142,23 @@ fn make_removable(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cleaning_removes_what_kiln_made_but_not_under_a_living_build() {
+        let above = tempfile::tempdir().unwrap();
+        let parent = above.path().join("scratch");
+        let living = Scratch::create(&parent).unwrap();
+        fs::create_dir_all(parent.join(LAYER_CACHE).join("blobs")).unwrap();
+        clean(&parent);
+        assert!(living.path().exists() && parent.join(LAYER_CACHE).exists());
+        drop(living);
+        fs::write(parent.join("mine"), "").unwrap();
+        clean(&parent);
+        assert!(parent.join("mine").exists() && !parent.join(LAYER_CACHE).exists());
+        fs::remove_file(parent.join("mine")).unwrap();
+        clean(&parent);
+        assert!(!parent.exists());
+    }
 
     #[test]
     fn what_a_killed_build_left_is_removed_and_nothing_else() {

@@ -230,6 +230,20 @@ pub(crate) fn read_ignore(path: &Path) -> Result<Option<Ignore>, BuildError> {
     ignore.map(Some).map_err(|bad| BuildError::other(format!("{}: {bad}", path.display())))
 }
 
+/// Fails unless files can be given to anybody, which takes user 0: it is asked for before any file is made.
+pub(crate) fn check_user() -> Result<(), BuildError> {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return Ok(());
+    }
+    Err(BuildError::other(format!(
+        "Kiln runs as user {}, who can't make files of the owners that an image has: set \
+         securityContext.runAsUser: 0 for the container. It takes no privilege and no capability beyond a pod's \
+         default ones; with hostUsers: false, user 0 of the pod is nobody on the node",
+        user.as_raw()
+    )))
+}
+
 /// Gets the context and the named contexts.
 pub(crate) fn fetch_contexts(
     request: &BuildRequest,

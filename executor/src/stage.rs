@@ -10,8 +10,8 @@ use kiln_plan::{
     Base, BuildPlan, ContentQuestion, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict,
 };
 use kiln_rootfs::{
-    BaseLayer, Change, ChangeSource, EmptyView, LayerOptions, OverlayView, RootfsError, TreePath, View,
-    Xattrs, skeleton, write_layer,
+    BaseLayer, Change, ChangeSource, EmptyView, IgnorePaths, LayerOptions, OverlayView, RootfsError,
+    TreePath, Unignored, View, Xattrs, skeleton, write_layer,
 };
 
 use crate::copy::{self, Sources};
@@ -19,7 +19,7 @@ use crate::error::BuildError;
 use crate::event::{Event, StepNews};
 use crate::image::{ImageFormat, Layer};
 use crate::planning::Found;
-use crate::session::{ContextTree, LayerOrigin, Session};
+use crate::session::{ContextTree, LayerOrigin, Session, check_user};
 use crate::trees::{Trees, base_layer};
 
 /// What finished stages leave: their layers, base first, by place in the plan.
@@ -66,7 +66,8 @@ impl StageWork {
         session.tell(Event::Stage { name: self.name() });
         let mut layers = self.base_layers();
         if stage.needs_tree {
-            self.plant().map_err(|error| self.blame(stage.span, error))?;
+            crate::retry::retried(session, "unpacking the base image", || self.plant())
+                .map_err(|error| self.blame(stage.span, error))?;
         }
         let single = session.request.layers.single && self.plan.targets.contains(&self.place);
         if single && stage.needs_tree && !stage.steps.is_empty() {
@@ -84,6 +85,7 @@ impl StageWork {
                 }
                 Verdict::Run { .. } => {
                     self.news(step, number, StepNews::Runs);
+                    self.warn_of_the_pods(step);
                     let began = Instant::now();
                     let made = self.run(step, &layers, &mut deltas, single)?;
                     let size = made.as_ref().map_or(0, |layer| layer.descriptor.size);
@@ -128,6 +130,24 @@ impl StageWork {
         let of = self.stage().steps.len();
         let (stage, text) = (self.name(), step.text.clone());
         self.session.tell(Event::Step { stage, number: number + 1, of, text, what });
+    }
+
+    /// Says so where a step works in a place that belongs to the pod on rung root.
+    fn warn_of_the_pods(&self, step: &Step) {
+        let Some(trees) = self.trees.as_deref().filter(|_| self.stage().needs_tree) else { return };
+        let (path, what) = match &step.op {
+            Op::Run(run) => (run.workdir.as_str(), "what the step changes there is not in the image"),
+            Op::Copy(copy) => {
+                (copy.destination.as_str(), "later steps don't see what is copied, though it is in the image")
+            }
+            Op::MakeDirectory(_) => return,
+        };
+        if trees.is_pods(&TreePath::new(path)) {
+            let line = step.lines.0;
+            self.session.tell(Event::Warning(format!(
+                "line {line}: {path} belongs to the pod on rung root: {what}; use another directory, or another rung"
+            )));
+        }
     }
 
     fn blame(&self, span: kiln_dockerfile::Span, error: BuildError) -> BuildError {
@@ -251,6 +271,7 @@ impl StageWork {
         single: bool,
     ) -> Result<Option<Layer>, BuildError> {
         let session = &self.session;
+        check_user()?;
         let sources = match &step.op {
             Op::Copy(copy) => Some(self.sources(copy)?),
             _ => None,
@@ -282,8 +303,9 @@ impl StageWork {
             None
         } else {
             let below: Arc<dyn View> = if linked { Arc::new(EmptyView) } else { below };
-            let mut changes = delta.changes(below).map_err(BuildError::other)?;
-            Some(self.write(changes.as_mut())?)
+            let changes = delta.changes(below).map_err(BuildError::other)?;
+            let ignore = IgnorePaths::new(&session.request.layers.ignored);
+            Some(self.write(&mut Unignored::new(changes, ignore))?)
         };
         if self.stage().needs_tree {
             self.trees_in_use()?.lock().apply(self.place, delta).map_err(BuildError::other)?;

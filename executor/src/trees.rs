@@ -1,29 +1,64 @@
 //! Where stages' trees are kept, on the rung that was chosen; and the trees of images that COPY reads.
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use kiln_cache::LayerSource;
 use kiln_rootfs::{
     BaseLayer, DirectorySnapshotter, HOST_IGNORED, HostSnapshotter, IgnorePaths, OverlaySnapshotter,
-    SnapshotOptions, Snapshotter, TreePath, View, mount_points,
+    RootfsError, SnapshotOptions, Snapshotter, TreePath, View, mount_points,
 };
 use kiln_sandbox::{Enclosure, Rung, Situation, choose, probe};
 
 use crate::error::BuildError;
 use crate::event::Event;
-use crate::session::Session;
+use crate::request::CachePlace;
+use crate::session::{Session, check_user};
 
 /// The trees of one build.
 pub(crate) struct Trees {
     pub(crate) enclosure: Enclosure,
-    snapshotter: Mutex<Box<dyn Snapshotter>>,
+    /// What belongs to the pod and not to the image: only on rung root.
+    pod: IgnorePaths,
+    snapshotter: Mutex<Keeper>,
     /// For images that COPY reads, where the rung itself has room for one tree only.
     aside: Option<Mutex<DirectorySnapshotter>>,
     /// The pseudo stages of images that COPY reads, by manifest.
     images: Mutex<HashMap<String, usize>>,
 }
+
+/// The snapshotter of the rung.
+pub(crate) enum Keeper {
+    /// Trees apart from the container's own files.
+    Apart(Box<dyn Snapshotter>),
+    /// The container's own root.
+    Host(Box<HostSnapshotter>),
+}
+
+impl Deref for Keeper {
+    type Target = dyn Snapshotter;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Apart(snapshotter) => snapshotter.as_ref(),
+            Self::Host(host) => host.as_ref(),
+        }
+    }
+}
+
+impl DerefMut for Keeper {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::Apart(snapshotter) => snapshotter.as_mut(),
+            Self::Host(host) => host.as_mut(),
+        }
+    }
+}
+
+/// A file in Kiln's directory that says the same as /etc/kiln-image: this container is of Kiln's own image.
+pub const IMAGE_MARK: &str = "kiln-image";
 
 /// Pseudo stages begin here: no Dockerfile has so many.
 const IMAGES: usize = 1 << 20;
@@ -31,6 +66,7 @@ const IMAGES: usize = 1 << 20;
 impl Trees {
     /// Chooses a rung by probing, and says which. `number` counts the platforms: each has trees of its own.
     pub(crate) fn new(session: &Session, number: usize) -> Result<Self, BuildError> {
+        check_user()?;
         let isolation = &session.request.isolation;
         let report = probe(session.scratch.path());
         let situation = Situation {
@@ -50,26 +86,49 @@ impl Trees {
             can_chown: rustix::process::geteuid().is_root(),
             ..SnapshotOptions::default()
         };
-        let (snapshotter, aside): (Box<dyn Snapshotter>, _) = match enclosure.rung() {
-            Rung::Overlay => (Box::new(OverlaySnapshotter::new(scratch, options)), None),
-            Rung::Directory | Rung::Chroot => (Box::new(DirectorySnapshotter::new(scratch, options)), None),
+        let mut pod = IgnorePaths::default();
+        let (snapshotter, aside) = match enclosure.rung() {
+            Rung::Overlay => (Keeper::Apart(Box::new(OverlaySnapshotter::new(scratch, options))), None),
+            Rung::Directory | Rung::Chroot => {
+                (Keeper::Apart(Box::new(DirectorySnapshotter::new(scratch, options))), None)
+            }
             Rung::Root => {
                 let aside = DirectorySnapshotter::new(
                     session.directory(&format!("aside-{number}"))?,
                     options.clone(),
                 );
-                host_ignored(session, &mut ignore)?;
+                host_ignored(session, &mut pod)?;
+                for path in pod.paths() {
+                    ignore.add(path.clone());
+                }
+                remember_image(session);
                 options.ignore = ignore;
                 let host = HostSnapshotter::new(PathBuf::from("/"), scratch, options);
-                (Box::new(host), Some(Mutex::new(aside)))
+                (Keeper::Host(Box::new(host)), Some(Mutex::new(aside)))
             }
         };
-        Ok(Self { enclosure, snapshotter: Mutex::new(snapshotter), aside, images: Mutex::default() })
+        Ok(Self { enclosure, pod, snapshotter: Mutex::new(snapshotter), aside, images: Mutex::default() })
     }
 
     /// The snapshotter, for one call.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Box<dyn Snapshotter>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Keeper> {
         self.snapshotter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Does something that only rung root can do; on the other rungs, nothing.
+    pub(crate) fn on_host(
+        &self,
+        act: impl FnOnce(&mut HostSnapshotter) -> Result<(), RootfsError>,
+    ) -> Result<(), BuildError> {
+        match &mut *self.lock() {
+            Keeper::Host(host) => act(host).map_err(BuildError::other),
+            Keeper::Apart(_) => Ok(()),
+        }
+    }
+
+    /// Whether what lies at `path` belongs to the pod: steps see the pod's files there, and nothing of the image's.
+    pub(crate) fn is_pods(&self, path: &TreePath) -> bool {
+        self.pod.is_ignored(path)
     }
 
     /// Whether stages can be built side by side.
@@ -130,6 +189,20 @@ fn can_mknod(scratch: &Path) -> bool {
     made.is_ok()
 }
 
+/// Emptying the tree removes the mark of Kiln's own image. A further build in the same container has to know it still.
+fn remember_image(session: &Session) {
+    let isolation = &session.request.isolation;
+    if !isolation.own_image {
+        return;
+    }
+    let path = isolation.kaniko_dir.join(IMAGE_MARK);
+    if let Err(error) = std::fs::write(&path, "") {
+        let text =
+            format!("could not write {}: {error}; further builds here will want --force", path.display());
+        session.tell(Event::Warning(text));
+    }
+}
+
 /// What belongs to the pod on rung root: mounts, Kiln's own directories.
 fn host_ignored(session: &Session, ignore: &mut IgnorePaths) -> Result<(), BuildError> {
     for path in HOST_IGNORED {
@@ -138,17 +211,28 @@ fn host_ignored(session: &Session, ignore: &mut IgnorePaths) -> Result<(), Build
     let path = Path::new("/proc/self/mountinfo");
     let text = std::fs::read(path)
         .map_err(|error| BuildError::other(format!("could not read {}: {error}", path.display())))?;
+    let var_run = TreePath::new("/var/run");
     for point in mount_points(&text) {
-        ignore.add(TreePath::new(point));
+        let point = TreePath::new(point);
+        // What the pod has there (a service account's token) stands where images have a link to /run.
+        if session.request.layers.ignore_var_run.unwrap_or(true) && point.starts_with(&var_run) {
+            ignore.add(var_run.clone());
+        }
+        ignore.add(point);
     }
     let isolation = &session.request.isolation;
-    let own = [isolation.kaniko_dir.as_path(), isolation.scratch.as_path(), session.scratch.path()];
+    let own = isolation.own.iter().map(PathBuf::as_path);
+    let own = own.chain([isolation.scratch.as_path(), session.scratch.path()]);
     // The contexts, the volume and what is written in the end must outlive the base image that comes in their place.
     let contexts =
         std::iter::once(&session.context).chain(session.named.values()).map(|context| context.root.as_path());
     let (cache, output) = (&session.request.cache, &session.request.output);
-    let kept = [&cache.volume, &output.layout].into_iter().flatten().map(std::path::PathBuf::as_path);
-    for path in own.into_iter().chain(contexts).chain(kept).filter(|path| *path != Path::new("/")) {
+    let kept = [&cache.volume, &output.layout, &output.archive].into_iter().flatten().map(PathBuf::as_path);
+    let kept = kept.chain([cache.mounts.as_path()]).chain(match &cache.place {
+        Some(CachePlace::Layout(path)) => Some(path.as_path()),
+        _ => None,
+    });
+    for path in own.chain(contexts).chain(kept).filter(|path| *path != Path::new("/")) {
         let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         for path in [path, real.as_path()] {
             ignore.add(TreePath::new(path.as_os_str().as_encoded_bytes()));

@@ -178,16 +178,16 @@ pub(crate) struct FileFlags {
     /// A path that is in no layer. Repeatable
     #[arg(long, value_name = "PATH")]
     pub(crate) ignore_path: Vec<String>,
-    /// Leave /var/run out of layers on rung root
-    #[arg(long, alias = "whitelist-var-run", num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "true")]
-    pub(crate) ignore_var_run: bool,
-    /// Remove the file system (rung root) or the scratch directory after the build
+    /// Leave /var/run out of layers. Not given: on rung root, if the pod has something mounted there
+    #[arg(long, alias = "whitelist-var-run", num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean)]
+    pub(crate) ignore_var_run: Option<bool>,
+    /// After the build, remove the scratch directory and empty the file system (rung root)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) cleanup: bool,
     /// The same before the build
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) pre_cleanup: bool,
-    /// Rung root: put the container's own files back between stages and at the end
+    /// Rung root: put the container's own files back when the build has ended
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) preserve_context: bool,
     /// Rung root: leave the last stage's files in / even if all was cached
