@@ -186,6 +186,8 @@ impl Cluster {
         self.volumes(&mut pod, &name);
         for container in containers(&mut pod) {
             self.environment(container);
+            // It was loaded; no registry has it.
+            container["imagePullPolicy"] = "Never".into();
         }
         if let Some(profile) = self.seccomp(&pod) {
             let key = "seccomp.security.alpha.kubernetes.io/pod";
