@@ -1,6 +1,6 @@
 //! ADD of a URL: downloaded once, into the scratch directory.
 
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::sync::Arc;
 
 use kiln_oci::{Digest, Hasher};
@@ -57,6 +57,13 @@ impl BlobSink for Saved {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.hasher.update(bytes);
         self.file.write_all(bytes)
+    }
+
+    fn restart(&mut self) -> std::io::Result<bool> {
+        self.hasher = Hasher::sha256();
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        Ok(true)
     }
 }
 

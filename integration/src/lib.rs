@@ -10,6 +10,7 @@ pub mod kubelet;
 pub mod manifest;
 pub mod registry;
 pub mod site;
+pub mod token_server;
 
 use std::collections::BTreeMap;
 use std::io::Read as _;

@@ -21,6 +21,8 @@ pub struct Setup<'a> {
     pub clients: Option<&'a str>,
     /// Whether it asks for [`LOGIN`], by basic authentication.
     pub login: bool,
+    /// A token server's address and the certificate of its signatures, PEM.
+    pub tokens: Option<(&'a str, &'a str)>,
     /// The URL of the registry that this one mirrors.
     pub mirrors: Option<&'a str>,
     /// A path in front of everything, as in `/hub/`.
@@ -97,6 +99,14 @@ impl Registry {
         if setup.login {
             let path = file("htpasswd", HTPASSWD);
             config.push_str(&format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", path.display()));
+        }
+        if let Some((realm, certificate)) = setup.tokens {
+            use crate::token_server::{ISSUER, SERVICE};
+            let path = file("tokens.pem", certificate);
+            config.push_str(&format!(
+                "auth:\n  token: {{realm: '{realm}', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {}}}\n",
+                path.display()
+            ));
         }
         if let Some(remote) = setup.mirrors {
             config.push_str(&format!("proxy:\n  remoteurl: {remote}\n"));

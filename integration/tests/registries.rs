@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use kiln_integration::registry::{LOGIN, Registry, Setup};
+use kiln_integration::token_server::{Asked, REFRESH, TokenServer};
 use kiln_integration::{Bench, kiln};
 use kiln_testkit::{Fault, Route, StandIn, TestAuthority, TestRegistry};
 
@@ -333,6 +334,38 @@ fn push_rights_are_checked_before_anything_is_built() {
     assert!(!output.status.success() && !text(&output).contains("was-run\n"), "{}", text(&output));
     let output = work.build(dockerfile, &["-d", &image, "--skip-push-permission-check"]);
     assert!(!output.status.success() && text(&output).contains("was-run"), "{}", text(&output));
+}
+
+#[test]
+fn a_token_server_gives_tokens_for_what_is_done_and_no_more() {
+    let work = Work::new();
+    work.bench.file("f", "1");
+    let tokens = TokenServer::start();
+    let setup = Setup { tokens: Some((&tokens.realm, &tokens.certificate)), ..Setup::default() };
+    let registry = Registry::with(&setup);
+    let (base, image) = (format!("{}/public/base:1", registry.host), format!("{}/team/app:1", registry.host));
+    work.fails(SMALL, &["-d", &base], "login");
+    work.login(&registry.host);
+    work.builds(SMALL, &["-d", &base]);
+    // A mount needs a token for both repositories.
+    let log = work.builds(&format!("FROM {base}\nCOPY f /g\n"), &["-d", &image]);
+    assert!(!log.contains(LOGIN.1), "{log}");
+    let both = |asked: &Asked| {
+        let scopes = asked.scopes.join(" ");
+        scopes.contains("team/app:pull,push") && scopes.contains("public/base:pull")
+    };
+    assert!(tokens.asked().iter().any(both), "{:?}", tokens.asked());
+    // Anybody pulls what is public, and no more.
+    std::fs::remove_dir_all(work.path("docker")).unwrap();
+    work.builds(&format!("FROM {base}\nCOPY f /g\n"), &["--no-push"]);
+    work.fails(&format!("FROM {image}\n"), &["--no-push"], "login");
+    // A refresh token in place of a password.
+    let auth = serde_json::json!({"auths": {&registry.host: {"identitytoken": REFRESH}}}).to_string();
+    work.file("docker/config.json", &auth);
+    let before = tokens.asked().len();
+    work.builds(&format!("FROM {image}\nCOPY f /h\n"), &["-d", &format!("{}/team/other:1", registry.host)]);
+    let since = tokens.asked()[before..].to_vec();
+    assert!(since.iter().all(|asked| asked.method == "POST" && asked.who == LOGIN.0), "{since:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Environment;
 use crate::exchange::{Exchange, FORM, base64url, form, member, read_file};
+use crate::google_aws;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
@@ -35,7 +36,7 @@ pub async fn token(environment: &Environment, exchange: &Exchange) -> Result<Tok
     if let Some(path) = file(environment) {
         let value: Value =
             serde_json::from_str(&read_file(&path)?).map_err(|_| format!("{path} is no JSON"))?;
-        let (token, lifetime) = exchange_credentials(&value, &path, exchange).await?;
+        let (token, lifetime) = exchange_credentials(&value, &path, environment, exchange).await?;
         return Ok((token, lifetime, path));
     }
     let (token, lifetime) = metadata(environment, exchange).await?;
@@ -44,14 +45,19 @@ pub async fn token(environment: &Environment, exchange: &Exchange) -> Result<Tok
 
 type Fresh = (String, Duration);
 
-async fn exchange_credentials(value: &Value, path: &str, exchange: &Exchange) -> Result<Fresh, String> {
+async fn exchange_credentials(
+    value: &Value,
+    path: &str,
+    environment: &Environment,
+    exchange: &Exchange,
+) -> Result<Fresh, String> {
     match value["type"].as_str() {
         Some("impersonated_service_account") => {
             let (token, _) = simple(&value["source_credentials"], path, exchange).await?;
             impersonate(value, &token, path, exchange).await
         }
         Some("external_account") => {
-            let (token, lifetime) = federated(value, path, exchange).await?;
+            let (token, lifetime) = federated(value, path, environment, exchange).await?;
             if value["service_account_impersonation_url"].is_string() {
                 impersonate(value, &token, path, exchange).await
             } else {
@@ -120,8 +126,18 @@ fn assertion(value: &Value, path: &str, audience: &str, exchange: &Exchange) -> 
 }
 
 /// Workload identity federation: another issuer's token is exchanged at Google's token service.
-async fn federated(value: &Value, path: &str, exchange: &Exchange) -> Result<Fresh, String> {
-    let subject = subject_token(&value["credential_source"], path, exchange).await?;
+async fn federated(
+    value: &Value,
+    path: &str,
+    environment: &Environment,
+    exchange: &Exchange,
+) -> Result<Fresh, String> {
+    let source = &value["credential_source"];
+    let subject = if source["environment_id"].as_str().is_some_and(|id| id.starts_with("aws")) {
+        google_aws::subject_token(value, path, environment, exchange).await?
+    } else {
+        subject_token(source, path, exchange).await?
+    };
     let url = member(value, "token_url", path)?;
     let fields = form(&[
         ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),

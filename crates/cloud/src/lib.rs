@@ -9,6 +9,7 @@ pub mod azure;
 mod environment;
 mod exchange;
 pub mod google;
+mod google_aws;
 mod sigv4;
 
 pub use environment::Environment;

@@ -7,46 +7,100 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use url::Url;
 
-use crate::Registry;
 use crate::blob::BlobSink;
 use crate::route::Direction;
+use crate::{Event, Registry};
 
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
 
+/// A fetch that came to nothing: why, and whether another try may help.
+struct Failed {
+    why: String,
+    again: bool,
+}
+
+impl Failed {
+    fn never(why: impl Into<String>) -> Self {
+        Self { why: why.into(), again: false }
+    }
+
+    fn later(why: impl Into<String>) -> Self {
+        Self { why: why.into(), again: true }
+    }
+}
+
 impl Registry {
     /// Fetches `url` into `sink`, redirects followed. Gives the time of `Last-Modified`, in seconds since 1970.
     ///
-    /// Fails with a sentence that says what went wrong.
+    /// What breaks or stalls is tried again, as often as a download from a registry is; what came of it before is
+    /// forgotten, if `sink` can do that. Fails with a sentence that says what went wrong.
     pub async fn fetch_url(&self, url: &str, sink: &mut dyn BlobSink) -> Result<Option<i64>, String> {
-        let mut url: Url = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
+        let policy = self.transport().options.retries;
+        let mut used = 0;
+        loop {
+            let mut begun = false;
+            let failed = match self.fetch_once(url, sink, &mut begun).await {
+                Ok(modified) => return Ok(modified),
+                Err(failed) => failed,
+            };
+            let fresh = !begun || sink.restart().unwrap_or(false);
+            if !failed.again || !fresh || used >= policy.pull {
+                return Err(failed.why);
+            }
+            let pause = policy.base.saturating_mul(1 << used.min(10)).min(policy.longest);
+            used += 1;
+            self.transport().observe(Event::Retrying {
+                // What stands behind the question mark may be a signature.
+                what: format!("fetch {}", url.split('?').next().unwrap_or(url)),
+                why: failed.why,
+                attempt: used,
+                of: policy.pull,
+                after: pause,
+            });
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn fetch_once(
+        &self,
+        url: &str,
+        sink: &mut dyn BlobSink,
+        begun: &mut bool,
+    ) -> Result<Option<i64>, Failed> {
+        let stall = self.transport().options.retries.stall;
+        let stalled = |_| Failed::later(format!("no byte came for {} s", stall.as_secs_f32()));
+        let mut url: Url = url.parse().map_err(|error| Failed::never(format!("it is no URL: {error}")))?;
         for _ in 0..=MOST_REDIRECTS {
             let host = crate::bearer::authority(&url);
-            let client = self
-                .transport()
-                .client(&host, Direction::Pull)
-                .map_err(|failure| failure.error.to_string())?;
-            let answer = client.get(url.clone()).send().await.map_err(|error| said(&error))?;
+            let client = self.transport().client(&host, Direction::Pull);
+            let client = client.map_err(|failure| Failed::never(failure.error.to_string()))?;
+            let answer = tokio::time::timeout(stall, client.get(url.clone()).send());
+            let answer = answer.await.map_err(stalled)?.map_err(|error| Failed::later(said(&error)))?;
             let status = answer.status();
             if status.is_redirection()
                 && let Some(to) = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok())
             {
-                url = url.join(to).map_err(|error| format!("it redirects to {to:?}: {error}"))?;
+                url = url
+                    .join(to)
+                    .map_err(|error| Failed::never(format!("it redirects to {to:?}: {error}")))?;
                 continue;
             }
             if !status.is_success() {
-                return Err(format!("the server answers {status}"));
+                let again = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+                return Err(Failed { why: format!("the server answers {status}"), again });
             }
             let modified = answer.headers().get(LAST_MODIFIED).and_then(|text| text.to_str().ok());
             let modified = modified.and_then(http_date);
             let mut body = answer.bytes_stream();
-            while let Some(piece) = body.next().await {
-                let piece = piece.map_err(|error| said(&error))?;
-                sink.write(&piece).map_err(|error| error.to_string())?;
+            while let Some(piece) = tokio::time::timeout(stall, body.next()).await.map_err(stalled)? {
+                let piece = piece.map_err(|error| Failed::later(said(&error)))?;
+                *begun = true;
+                sink.write(&piece).map_err(|error| Failed::never(error.to_string()))?;
             }
             return Ok(modified);
         }
-        Err(format!("it redirects more than {MOST_REDIRECTS} times"))
+        Err(Failed::never(format!("it redirects more than {MOST_REDIRECTS} times")))
     }
 }
 

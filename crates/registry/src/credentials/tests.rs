@@ -145,6 +145,63 @@ async fn google_s_workload_identity_federation_goes_in_two_steps() {
 }
 
 #[tokio::test]
+async fn google_takes_a_request_signed_for_aws_in_place_of_a_token() {
+    let google = StandIn::start().await;
+    google.answer("POST", "/v1/token", 200, r#"{"access_token":"federated","expires_in":3600}"#);
+    google.answer("PUT", "/latest/api/token", 200, "session");
+    google.answer("GET", "/latest/meta-data/placement/availability-zone", 200, "us-east-2b");
+    let folder = tempfile::tempdir().unwrap();
+    let audience = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/aws";
+    let account = json!({
+        "type": "external_account",
+        "audience": audience,
+        "subject_token_type": "urn:ietf:params:aws:token-type:aws4_request",
+        "token_url": format!("{}/v1/token", google.url()),
+        "credential_source": {
+            "environment_id": "aws1",
+            "region_url": format!("{}/latest/meta-data/placement/availability-zone", google.url()),
+            "imdsv2_session_token_url": format!("{}/latest/api/token", google.url()),
+            "regional_cred_verification_url":
+                "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15",
+        },
+    });
+    let path = file(folder.path(), "adc.json", &account.to_string());
+    let pairs = [
+        ("GOOGLE_APPLICATION_CREDENTIALS", path.as_str()),
+        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"),
+        ("AWS_SESSION_TOKEN", "temporary"),
+    ];
+    let found = find(&pairs, "europe-docker.pkg.dev").await;
+    assert_eq!(basic(&found.login.unwrap()).1, "federated");
+    let asked = google.asked();
+    assert_eq!(asked[1].header("x-aws-ec2-metadata-token"), "session");
+    let body = &asked.last().unwrap().body;
+    let fields: HashMap<String, String> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+    assert_eq!(fields["audience"], audience);
+    assert_eq!(fields["subject_token_type"], "urn:ietf:params:aws:token-type:aws4_request");
+    // The text is encoded once by itself and once more as a field.
+    let (text, _) =
+        url::form_urlencoded::parse(fields["subject_token"].as_bytes()).into_owned().next().unwrap();
+    let signed: Value = serde_json::from_str(&text).unwrap();
+    let place = "https://sts.us-east-2.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15";
+    assert_eq!((&signed["url"], &signed["method"]), (&json!(place), &json!("POST")));
+    let headers: HashMap<&str, &str> = signed["headers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|header| (header["key"].as_str().unwrap(), header["value"].as_str().unwrap()))
+        .collect();
+    assert_eq!(headers["host"], "sts.us-east-2.amazonaws.com");
+    assert_eq!(headers["x-amz-date"], "20150830T123600Z");
+    assert_eq!(headers["x-amz-security-token"], "temporary");
+    assert_eq!(headers["x-goog-cloud-target-resource"], audience);
+    let start = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-2/sts/aws4_request, \
+                 SignedHeaders=host;x-amz-date;x-amz-security-token;x-goog-cloud-target-resource, Signature=";
+    assert!(headers["authorization"].starts_with(start), "{}", headers["authorization"]);
+}
+
+#[tokio::test]
 async fn google_s_metadata_server_is_asked_with_its_header() {
     let google = StandIn::start().await;
     let path = "/computeMetadata/v1/instance/service-accounts/default/token";

@@ -4,7 +4,9 @@
 
 mod auth;
 mod faults;
+mod fetch;
 mod mirrors;
+mod proxies;
 mod pull;
 mod push;
 mod tls;

@@ -151,6 +151,7 @@ pub struct RegistryBuilder {
     largest_request: Option<usize>,
     immutable_tags: bool,
     no_mounts: bool,
+    ipv6: bool,
 }
 
 impl RegistryBuilder {
@@ -196,12 +197,20 @@ impl RegistryBuilder {
         self
     }
 
+    /// It listens at `[::1]`.
+    #[must_use]
+    pub fn ipv6(mut self) -> Self {
+        self.ipv6 = true;
+        self
+    }
+
     /// Starts the registry on a free port.
     ///
     /// # Panics
     /// If there is none.
     pub async fn start(self) -> TestRegistry {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let listener =
+            TcpListener::bind((if self.ipv6 { "::1" } else { "127.0.0.1" }, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.server_config(self.ask_client)));
         let state = Arc::new(State { contents: Mutex::default(), address, settings: self });
