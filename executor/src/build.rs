@@ -15,11 +15,13 @@ use crate::attest::{Made, attest, is_hermetic};
 use crate::course::{Course, Known, announce};
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
+use crate::forecast::{Forecast, forecast};
 use crate::house::{self, Ended};
 use crate::image::{Image, ImageFormat, Parts, assemble};
 use crate::planning::{Found, blocking};
 use crate::product::Product;
 use crate::request::{BuildRequest, CachePlace, DockerfileAt};
+use crate::results::made_at;
 use crate::scratch::{self, Scratch};
 use crate::session::{Session, fetch_contexts, read_ignore};
 use crate::stage::Finished;
@@ -31,7 +33,7 @@ pub enum Built {
     /// The first target's image, or the index of its images.
     Product(Box<Product>),
     /// With `--dryrun`: the plan for each platform.
-    Plans(Vec<BuildPlan>),
+    Plans(Vec<Forecast>),
 }
 
 /// Builds what `request` asks for.
@@ -54,6 +56,9 @@ pub async fn build(
     }
     if !matches!(result, Err(BuildError::Cancelled)) {
         crate::results::settle(&session, began.elapsed(), result.is_err()).await;
+        if result.is_ok() {
+            crate::results::put_records(&session).await;
+        }
     }
     session.uploads.stop();
     session.cache_uploads.stop();
@@ -111,6 +116,7 @@ async fn open(
             blobs,
             origins: Mutex::default(),
             downloads: Mutex::default(),
+            records: Mutex::default(),
             made: Mutex::default(),
             uploads: Uploads::new(runtime.clone()),
             cache_uploads: Uploads::new(runtime.clone()),
@@ -309,7 +315,7 @@ async fn all_platforms(
 }
 
 enum Platformed {
-    Plan(Box<BuildPlan>),
+    Plan(Box<Forecast>),
     Image(Box<Image>),
 }
 
@@ -329,7 +335,8 @@ async fn one_platform(
         session.tell(Event::Warning(warning.clone()));
     }
     if dry_run {
-        return Ok(Platformed::Plan(Box::new(plan)));
+        let forecast = forecast(session, file, plan, &known.images, &request.platform).await;
+        return Ok(Platformed::Plan(Box::new(forecast)));
     }
     crate::foreign::check(session, &plan)?;
     known.networked |= !is_hermetic(&plan);
@@ -355,6 +362,10 @@ async fn one_platform(
         return Err(BuildError::other("there is no stage to build"));
     };
     let image = image(session, plan, *target, &finished, images)?;
+    if let Some(record) = crate::results::record(session, plan, &finished) {
+        let name = crate::results::build_name(session, file, &request.platform);
+        session.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name, record));
+    }
     // A stage for the machine that builds runs once for all platforms.
     course.known.take_made(session);
     Ok(Platformed::Image(Box::new(image)))
@@ -393,7 +404,7 @@ fn image(
              or leave --image-format and --tar-path out",
         ));
     }
-    let created = rfc3339(request.layers.mtime_limit.unwrap_or(request.now));
+    let created = rfc3339(request.layers.mtime_limit.unwrap_or(made_at(session, plan, target)));
     Ok(assemble(&Parts {
         config: &stage.config,
         own_history: own_history(plan, target),

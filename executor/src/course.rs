@@ -28,6 +28,8 @@ pub(crate) struct Known {
     asked: BTreeSet<StepKey>,
     /// The platforms that there was a plan for.
     planned: BTreeSet<String>,
+    /// The platforms for which the record of the last build was read.
+    named: BTreeSet<String>,
     /// Something that runs has a network.
     pub(crate) networked: bool,
 }
@@ -44,7 +46,10 @@ impl Known {
         if session.request.cache.enabled {
             let new: Vec<StepKey> = plan.keys().into_iter().filter(|key| self.asked.insert(*key)).collect();
             if !new.is_empty() {
-                self.hits.extend(session.cache.probe(&new).await);
+                // Keys by content come later, and are found by themselves.
+                let first = self.named.insert(request.platform.to_string());
+                let name = first.then(|| crate::results::build_name(session, file, &request.platform));
+                self.hits.extend(session.cache.probe(&new, name).await);
             }
         }
         let mut plan = plan.decide(&self.hits);

@@ -27,6 +27,10 @@ pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<()
     let Some(digest) = product.digest() else { return Ok(()) };
     for destination in &session.request.output.destinations {
         session.check_cancelled()?;
+        if is_there(session, product, destination).await {
+            session.tell(Event::Pushed { reference: destination.clone(), digest: digest.clone() });
+            continue;
+        }
         let repository = &destination.repository;
         for image in product.images() {
             push_blobs(session, repository, image).await?;
@@ -63,6 +67,19 @@ pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<()
         session.tell(Event::Pushed { reference: destination.clone(), digest: digest.clone() });
     }
     Ok(())
+}
+
+/// Whether the destination's tag means this very image, so that nothing has to be sent. It is asked only where no layer
+/// is new: else it hardly can.
+async fn is_there(session: &Session, product: &Product, destination: &Reference) -> bool {
+    let mut layers = product.images().iter().flat_map(|image| &image.layers);
+    let new = layers.any(|layer| matches!(session.origin(&layer.descriptor.digest), LayerOrigin::Made));
+    if new || !product.attestations().is_empty() {
+        return false;
+    }
+    // Of the registry itself: a mirror knows what it was yesterday.
+    let found = session.registry.for_cache().head(destination).await;
+    found.is_ok_and(|found| Some(&found.descriptor.digest) == product.digest())
 }
 
 fn by_digest(repository: &Repository, digest: &Digest) -> Reference {

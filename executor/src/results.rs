@@ -1,21 +1,85 @@
 //! Results of steps on their way to the layer cache, while later steps run.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use kiln_cache::{Inputs, StepRecord, StepResult};
-use kiln_oci::Descriptor;
-use kiln_plan::{Hit, Op, Step};
+use kiln_cache::{BuildRecord, Inputs, RecordedStep, StepRecord, StepResult};
+use kiln_dockerfile::Dockerfile;
+use kiln_oci::{Descriptor, Platform};
+use kiln_plan::{Base, BuildPlan, Hit, Op, Stage, Step, StepKey, Verdict};
 
 use crate::event::Event;
 use crate::image::Layer;
+use crate::request::DockerfileAt;
 use crate::session::Session;
+use crate::stage::Finished;
 
 /// After a build that took less, results have so long to get to the cache.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long results of a failed build have: they spare the next one, but the failure is news.
 const PATIENCE_AFTER_FAILURE: Duration = Duration::from_secs(30);
+
+/// A stage as records and people name it.
+pub(crate) fn stage_name(stage: &Stage) -> String {
+    stage.name.clone().unwrap_or_else(|| stage.number.to_string())
+}
+
+/// The name under which the cache keeps the record of this build.
+pub(crate) fn build_name(session: &Session, file: &Dockerfile, platform: &Platform) -> StepKey {
+    let path = match &session.request.dockerfile {
+        DockerfileAt::Path { given, .. } => given,
+        DockerfileAt::Text { name, .. } => name,
+    };
+    kiln_cache::build_name(file, path, platform)
+}
+
+/// What the cache has of a finished build, for its record. `None` where nothing ran: the last record says it already.
+pub(crate) fn record(session: &Session, plan: &BuildPlan, finished: &Finished) -> Option<BuildRecord> {
+    let cache = &session.request.cache;
+    let mut steps = Vec::new();
+    let mut ran = false;
+    for (place, layers) in finished {
+        let stage = &plan.stages[*place];
+        let below = layers.len().checked_sub(stage.steps.len())?;
+        for (step, layer) in stage.steps.iter().zip(&layers[below..]) {
+            let created = match &step.verdict {
+                // What only the volume is known to have may not be in the repository.
+                Verdict::Reuse(hit) if hit.origin.starts_with("volume ") => continue,
+                Verdict::Reuse(hit) => hit.created,
+                _ => session.request.now,
+            };
+            ran |= matches!(step.verdict, Verdict::Run { .. });
+            if is_wanted(session, step) {
+                let (keys, inputs) = (step.keys.all().collect(), Inputs::of(&step.recipe));
+                let (stage, layer, diff_id) = (stage_name(stage), layer.descriptor.clone(), layer.diff_id);
+                steps.push(RecordedStep { stage, keys, layer, diff_id, created, inputs });
+            }
+        }
+    }
+    (ran && cache.enabled && cache.push && !steps.is_empty()).then_some(BuildRecord { steps })
+}
+
+/// When an image was made, seconds since 1970: now, or where all its steps were found, when the last of them was. The same
+/// build gives the same image then.
+pub(crate) fn made_at(session: &Session, plan: &BuildPlan, target: usize) -> i64 {
+    let mut latest = None;
+    let mut place = Some(target);
+    while let Some(at) = place {
+        let stage = &plan.stages[at];
+        for step in &stage.steps {
+            match &step.verdict {
+                Verdict::Reuse(hit) => latest = latest.max(Some(hit.created)),
+                _ => return session.request.now,
+            }
+        }
+        place = match stage.base {
+            Base::Stage(base) => Some(base),
+            _ => None,
+        };
+    }
+    latest.unwrap_or(session.request.now)
+}
 
 /// Whether results of this step's kind go into the layer cache.
 fn is_wanted(session: &Session, step: &Step) -> bool {
@@ -94,4 +158,12 @@ pub(crate) async fn settle(session: &Session, took: Duration, failed: bool) {
         () = stopped => {}
     }
     session.cache_uploads.stop();
+}
+
+/// The record of a build waits until the results that it lists are in the cache.
+pub(crate) async fn put_records(session: &Session) {
+    let records = std::mem::take(&mut *session.records.lock().unwrap_or_else(PoisonError::into_inner));
+    let puts = records.iter().map(|(name, record)| session.cache.put_build(*name, record));
+    // It only spares requests.
+    drop(tokio::time::timeout(PATIENCE_AFTER_FAILURE, futures::future::join_all(puts)).await);
 }

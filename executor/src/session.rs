@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use kiln_cache::{Images, LayerSource, StepCache};
+use kiln_cache::{BuildRecord, Images, LayerSource, StepCache};
 use kiln_context::{ContextView, Fetched, Item, Selector, digest, fetch, select};
 use kiln_dockerfile::{Diagnostic, Ignore, Source, Span};
 use kiln_oci::Digest;
-use kiln_plan::{ContentOf, ContentQuestion, Hit, Hits, StepKeys};
+use kiln_plan::{ContentOf, ContentQuestion, Hit, Hits, StepKey, StepKeys};
 use kiln_registry::Registry;
 use kiln_rootfs::{DirectoryView, View};
 use kiln_sandbox::Cancel;
@@ -48,6 +48,8 @@ pub(crate) struct Session {
     pub(crate) origins: Mutex<HashMap<Digest, LayerOrigin>>,
     /// What was fetched from the web, for provenance.
     pub(crate) downloads: Mutex<Vec<kiln_attest::Material>>,
+    /// The records of this build, to be put into the cache in the end.
+    pub(crate) records: Mutex<Vec<(StepKey, BuildRecord)>>,
     /// Results of this build's own steps.
     pub(crate) made: Mutex<Hits>,
     pub(crate) runtime: tokio::runtime::Handle,

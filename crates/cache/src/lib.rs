@@ -2,10 +2,12 @@
 //!
 //! Start with [`Images`], which finds the images that a build stands on, and [`ResolvedImage`], what it gives.
 
+mod build_record;
 mod images;
 mod record;
 mod steps;
 
+pub use build_record::{BuildRecord, RecordedStep, build_name};
 pub use images::{
     DownloadError, Downloaded, ImageError, ImageEvent, ImageName, ImageNameError, ImageOptions, Images,
     LayerSource, Origin, ResolvedImage, download,

@@ -24,6 +24,12 @@ impl StepKey {
         Digest::sha256(self.0).hex()
     }
 
+    /// Reads what [`StepKey::hex`] gives.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let digest: Digest = format!("sha256:{text}").parse().ok()?;
+        Some(Self(digest.as_bytes().try_into().ok()?))
+    }
+
     /// The first twelve digits, for people.
     pub fn short(&self) -> String {
         Digest::sha256(self.0).short()
@@ -152,6 +158,7 @@ mod tests {
         .concat();
         assert_eq!(recipe.encode(), expected);
         assert_eq!(recipe.key().hex(), Digest::of(&expected).hex());
+        assert_eq!(StepKey::from_hex(&recipe.key().hex()), Some(recipe.key()));
     }
 
     #[test]

@@ -1,0 +1,108 @@
+//! Reading and writing the record of the last build.
+
+use bytes::Bytes;
+use kiln_oci::{Descriptor, Document, Manifest};
+use kiln_plan::StepKey;
+
+use super::{Held, StepCache, StepPlace, tagged};
+use crate::build_record::{BuildRecord, Explanations};
+
+/// Longer explanations are not read.
+const LONGEST: u64 = 16 << 20;
+
+impl StepCache {
+    /// The record of the last build called `name`, from the first place that takes results. Where there is none, or none
+    /// that can be read, steps are looked up one by one.
+    pub(super) async fn last_in(&self, held: &Held, name: StepKey) -> Option<BuildRecord> {
+        let manifest = self.last_manifest(held, name).await?;
+        match BuildRecord::read(manifest.value()) {
+            Ok(record) => Some(record),
+            Err(error) => self.bad_entry(held, name, error),
+        }
+    }
+
+    async fn last_manifest(&self, held: &Held, name: StepKey) -> Option<Document<Manifest>> {
+        match &held.place {
+            StepPlace::Volume(_) => None,
+            StepPlace::Layout(store) => {
+                let descriptor = store.step_record(&name.hex()).ok()??;
+                store.document::<Manifest>(&descriptor.digest).ok()?
+            }
+            StepPlace::Remote { registry, repository } => {
+                if held.health.is_deaf() {
+                    return None;
+                }
+                match registry.manifest(&tagged(repository, name)?).await {
+                    Ok(manifest) => {
+                        held.health.answered();
+                        match Document::read(manifest.raw, None) {
+                            Ok(document) => Some(document),
+                            Err(error) => self.bad_entry(held, name, error),
+                        }
+                    }
+                    Err(error) if error.is_not_found() => {
+                        held.health.answered();
+                        None
+                    }
+                    Err(error) => self.unanswered(held, name, &error),
+                }
+            }
+        }
+    }
+
+    /// The record of the last build called `name` with what its keys were made of: it explains misses.
+    pub async fn last_build(&self, name: StepKey) -> Option<BuildRecord> {
+        for held in self.places.iter() {
+            let Some(manifest) = self.last_manifest(held, name).await else { continue };
+            let Ok(record) = BuildRecord::read(manifest.value()) else { continue };
+            let config = &manifest.value().config;
+            let raw: Option<Box<[u8]>> = match &held.place {
+                StepPlace::Volume(_) => None,
+                StepPlace::Layout(store) => {
+                    store.blob_of(config).ok().flatten().and_then(|blob| blob.read().ok())
+                }
+                StepPlace::Remote { registry, repository } => {
+                    registry.pull_bytes(repository, config, LONGEST).await.ok().map(Into::into)
+                }
+            };
+            let why = raw.and_then(|raw| Document::<Explanations>::read(raw, Some(&config.digest)).ok());
+            return Some(match why {
+                Some(why) => record.explained(why.value().clone()),
+                None => record,
+            });
+        }
+        None
+    }
+
+    /// Stores the record of a build, of steps that places have. It only spares requests, so a place that does not take it
+    /// is not complained of.
+    pub async fn put_build(&self, name: StepKey, record: &BuildRecord) {
+        let Some((manifest, config)) = record.write() else { return };
+        let media_type = manifest.value().media_type();
+        for held in self.places.iter().filter(|held| !held.health.is_closed()) {
+            match &held.place {
+                StepPlace::Volume(_) => {}
+                StepPlace::Layout(store) => {
+                    let put = || -> Result<(), kiln_store::StoreError> {
+                        let _writing = store.writing()?;
+                        store.put_as(config.digest(), config.raw())?;
+                        store.put_as(manifest.digest(), manifest.raw())?;
+                        let descriptor =
+                            Descriptor::new(media_type, manifest.digest().clone(), manifest.size());
+                        store.put_step_record(&name.hex(), &descriptor)
+                    };
+                    drop(put());
+                }
+                StepPlace::Remote { registry, repository } => {
+                    let Some(reference) = tagged(repository, name) else { continue };
+                    let raw = Bytes::copy_from_slice(config.raw());
+                    let push = async {
+                        registry.push_blob(repository, &manifest.value().config, &raw).await?;
+                        registry.push_manifest(&reference, media_type, manifest.raw()).await
+                    };
+                    drop(push.await);
+                }
+            }
+        }
+    }
+}
