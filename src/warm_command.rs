@@ -5,10 +5,11 @@ use std::time::SystemTime;
 use kiln_cache::{ImageName, ImageOptions, Images};
 use kiln_dockerfile::Source;
 use kiln_oci::Platform;
-use kiln_plan::{BaseFact, Facts, Planning, Question, plan};
+use kiln_oci::media_type::Compression;
+use kiln_plan::{BaseFact, Facts, Planning, Question, StepKey, plan};
 use kiln_registry::Registry;
 use kiln_store::{Durability, Store};
-use kiln_warmer::{Platforms, PruneRequest, WarmEvent, WarmRequest, warm};
+use kiln_warmer::{Platforms, PruneRequest, StepsRequest, WarmEvent, WarmRequest, warm};
 
 use crate::cli::warmer::WarmerFlags;
 use crate::environment::Environment;
@@ -44,9 +45,6 @@ fn request(
     flags: &WarmerFlags,
     progress: &Progress,
 ) -> Result<WarmRequest, String> {
-    if flags.cache_repo.is_some() {
-        return Err("--cache-repo is not supported by the warmer yet: leave it out".to_owned());
-    }
     let direction = Direction::pull_only(flags.insecure, flags.skip_tls_verify);
     let registry = registry_options::registry(environment, &flags.registry, &direction, progress)?;
     let platforms = platforms(&flags.platform)?;
@@ -54,16 +52,27 @@ fn request(
     for text in &flags.image {
         images.push(text.parse().map_err(|error| format!("--image {text}: {error}"))?);
     }
+    let mut steps = steps(flags)?;
     for file in &flags.dockerfile {
-        let needed = dockerfile_images(environment, flags, file, &registry, &platforms)?;
-        images.extend(needed.into_iter().filter(|image| !images.contains(image)).collect::<Vec<_>>());
+        let needed = dockerfile_needs(environment, flags, file, &registry, &platforms)?;
+        images.extend(needed.images.into_iter().filter(|image| !images.contains(image)).collect::<Vec<_>>());
+        if let Some(steps) = &mut steps {
+            steps.keys.extend(needed.keys);
+            steps.builds.extend(needed.builds);
+        }
     }
-    if images.is_empty() && !flags.verify && flags.prune_unused.is_none() && flags.max_size.is_none() {
+    if images.is_empty()
+        && steps.is_none()
+        && !flags.verify
+        && flags.prune_unused.is_none()
+        && flags.max_size.is_none()
+    {
         return Err("nothing to warm: give --image or --dockerfile".to_owned());
     }
     let prune = (flags.prune_unused.is_some() || flags.max_size.is_some())
         .then_some(PruneRequest { unused_for: flags.prune_unused, max_size: flags.max_size });
     let mut request = WarmRequest::new(flags.cache_dir.clone(), images, registry, SystemTime::now());
+    request.steps = steps;
     request.platforms = platforms;
     request.force = flags.force;
     request.ttl = flags.cache_ttl;
@@ -82,14 +91,37 @@ fn platforms(texts: &[String]) -> Result<Platforms, String> {
     Ok(Platforms::These(if parsed.is_empty() { vec![Platform::host()] } else { parsed }))
 }
 
-/// The images that a Dockerfile needs: found by planning its build, since bases bring triggers that name more.
-fn dockerfile_images(
+/// `--cache-repo`: whose layers are wanted, too.
+fn steps(flags: &WarmerFlags) -> Result<Option<StepsRequest>, String> {
+    let Some(text) = &flags.cache_repo else { return Ok(None) };
+    if text.starts_with("oci:") {
+        return Err(format!("--cache-repo {text}: a layout on disk needs no warming; give a repository"));
+    }
+    if flags.dockerfile.is_empty() {
+        return Err("--cache-repo warms the steps of Dockerfiles: give --dockerfile".to_owned());
+    }
+    let repository = text.parse().map_err(|error| format!("--cache-repo: {error}"))?;
+    Ok(Some(StepsRequest { repository, keys: Vec::new(), builds: Vec::new() }))
+}
+
+/// What the builds of a Dockerfile need.
+#[derive(Default)]
+struct Needs {
+    images: Vec<ImageName>,
+    /// The keys of its steps with this command line's build args, as far as they read no context.
+    keys: Vec<StepKey>,
+    /// Its names.
+    builds: Vec<StepKey>,
+}
+
+/// What the builds of a Dockerfile need: found by planning its build, since bases bring triggers that name more.
+fn dockerfile_needs(
     environment: &Environment,
     flags: &WarmerFlags,
     file: &str,
     registry: &Registry,
     platforms: &Platforms,
-) -> Result<Vec<ImageName>, String> {
+) -> Result<Needs, String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let bytes = if file.starts_with("http://") || file.starts_with("https://") {
         let mut bytes = Vec::new();
@@ -107,9 +139,12 @@ fn dockerfile_images(
         Platforms::These(list) => list.clone(),
         Platforms::All => vec![Platform::host()],
     };
-    let mut images = Vec::new();
+    let Needs { mut images, mut keys, mut builds } = Needs::default();
     for platform in wanted {
+        builds.push(kiln_cache::build_name(&parsed, file, &platform));
         let mut request = kiln_plan::Request::new(platform);
+        // What executors take that are told nothing else.
+        request.shape.compression = format!("{:?}", Compression::Gzip);
         request.build_args = crate::build_request::build_args(environment, &flags.build_arg);
         // Every stage may be built by somebody: all are warmed.
         let stages =
@@ -119,7 +154,10 @@ fn dockerfile_images(
         let finder = finder(registry, &runtime)?;
         loop {
             match plan(&parsed, &request, &facts).map_err(|errors| shown(&errors))? {
-                Planning::Ready(_) => break,
+                Planning::Ready(plan) => {
+                    keys.extend(plan.keys());
+                    break;
+                }
                 Planning::Asks(questions) => {
                     for question in questions {
                         let Question::Base(question) = question else { continue };
@@ -140,7 +178,7 @@ fn dockerfile_images(
             }
         }
     }
-    Ok(images)
+    Ok(Needs { images, keys, builds })
 }
 
 /// What looks up manifests and configs, in a directory of its own.
@@ -178,6 +216,10 @@ fn tell(progress: &Progress, event: WarmEvent) {
         }
         WarmEvent::Warmed { image, platform, digest, received } => {
             tracing::info!("warmed {image} for {platform}: {digest}, {}", size(received));
+        }
+        WarmEvent::CacheFault { why } => tracing::warn!("{why}"),
+        WarmEvent::Steps(steps) => {
+            tracing::info!("cached layers: {} warmed, {} already there", steps.warmed, steps.fresh);
         }
         other => tracing::info!("{other:?}"),
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use kiln_oci::{DiffId, Digest, Platform};
 
+use crate::StepsReport;
+
 /// News of warming. The library prints nothing: the caller makes bars and lines of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -93,6 +95,13 @@ pub enum WarmEvent {
         /// Why.
         why: String,
     },
+    /// A warning: a cached step can't be had, or the cache repository can't be read.
+    CacheFault {
+        /// Why.
+        why: String,
+    },
+    /// The cached steps are in the volume.
+    Steps(StepsReport),
     /// A blob is being hashed.
     Verifying {
         /// The blob.

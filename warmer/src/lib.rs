@@ -11,9 +11,11 @@ mod repair;
 mod report;
 mod request;
 mod run;
+mod steps;
 mod unpack;
 
 pub use event::WarmEvent;
 pub use report::{Failure, State, VerifySummary, WarmError, WarmReport, WarmedImage};
 pub use request::{Platforms, PruneRequest, WarmRequest};
 pub use run::warm;
+pub use steps::{StepsReport, StepsRequest};

@@ -6,6 +6,8 @@ use kiln_cache::{DownloadError, ImageError, ImageName};
 use kiln_oci::{Digest, Platform};
 use kiln_store::{PruneReport, StoreError};
 
+use crate::StepsReport;
+
 /// What [`crate::warm`] did, image by image.
 #[derive(Debug, Default)]
 pub struct WarmReport {
@@ -13,6 +15,8 @@ pub struct WarmReport {
     pub images: Vec<WarmedImage>,
     /// The images that are not.
     pub failed: Vec<Failure>,
+    /// The layers of steps, where they were asked for.
+    pub steps: Option<StepsReport>,
     /// What `--verify` found.
     pub verify: Option<VerifySummary>,
     /// What was pruned.
@@ -22,7 +26,9 @@ pub struct WarmReport {
 impl WarmReport {
     /// Whether everything was as asked: exit code 0.
     pub fn is_success(&self) -> bool {
-        self.failed.is_empty() && self.verify.as_ref().is_none_or(|verify| verify.bad.is_empty())
+        self.failed.is_empty()
+            && self.steps.is_none_or(|steps| steps.failed == 0)
+            && self.verify.as_ref().is_none_or(|verify| verify.bad.is_empty())
     }
 }
 

@@ -7,6 +7,8 @@ use kiln_cache::ImageName;
 use kiln_oci::Platform;
 use kiln_registry::Registry;
 
+use crate::StepsRequest;
+
 /// Which platforms of an image are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Platforms {
@@ -32,6 +34,8 @@ pub struct WarmRequest {
     pub volume: PathBuf,
     /// The images.
     pub images: Vec<ImageName>,
+    /// The layers of steps, from a cache repository.
+    pub steps: Option<StepsRequest>,
     /// For these platforms.
     pub platforms: Platforms,
     /// Where they come from.
@@ -59,6 +63,7 @@ impl WarmRequest {
         Self {
             volume,
             images,
+            steps: None,
             platforms: Platforms::These(vec![Platform::host()]),
             registry,
             force: false,

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use crate::progress::Teller;
 use crate::report::Failure;
 use crate::{
-    PruneRequest, WarmError, WarmEvent, WarmReport, WarmRequest, WarmedImage, image, layout, repair,
+    PruneRequest, WarmError, WarmEvent, WarmReport, WarmRequest, WarmedImage, image, layout, repair, steps,
 };
 
 /// What all parts of a run share.
@@ -73,6 +73,9 @@ impl Run {
                 report.verify = Some(repair::verify(&self).await?);
             }
             self.images(&mut report).await;
+            if let Some(steps) = &self.request.steps {
+                report.steps = Some(steps::warm_steps(&self, steps).await);
+            }
         }
         if let Some(rules) = self.request.prune {
             report.pruned = Some(self.prune(rules).await?);

@@ -30,7 +30,12 @@ enum Outcome {
     Refused(String),
 }
 
-async fn unpack_layer(run: &Arc<Run>, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), WarmError> {
+/// Unpacks one layer, unless it is there.
+pub(crate) async fn unpack_layer(
+    run: &Arc<Run>,
+    descriptor: &Descriptor,
+    diff_id: DiffId,
+) -> Result<(), WarmError> {
     if run.store.unpacked_path(&diff_id).is_dir() {
         return Ok(());
     }
