@@ -86,6 +86,35 @@ serve_busybox() { # a base image of it, as $registry/busybox:1
     -d "$registry/busybox:1" --reproducible 2>"$work/log" || { cat "$work/log"; exit 1; }
 }
 
+# The context of the main job: a C program of $FILES files, compiled in the toolchain image, with a stage beside it.
+toolchain_context() {
+mkdir -p "$work/context/src"
+python3 - "$work/context/src" "${FILES:-200}" <<'P'
+import sys
+files = int(sys.argv[2])
+for n in range(files):
+    body = "\n".join(f"int f{n}_{k}(int x) {{ return x * {k} + {n}; }}" for k in range(40))
+    open(f"{sys.argv[1]}/f{n}.c", "w").write(body + "\n")
+calls = " + ".join(f"f{n}_1(1)" for n in range(files))
+decls = "\n".join(f"int f{n}_1(int);" for n in range(files))
+open(f"{sys.argv[1]}/main.c", "w").write(f'#include <stdio.h>\n{decls}\nint main(void) {{ printf("sum %d\\n", {calls}); return 0; }}\n')
+P
+cat >"$work/context/Dockerfile" <<D
+FROM $registry/toolchain:1 AS build
+WORKDIR /src
+COPY src/ .
+RUN for f in *.c; do gcc -O1 -c \$f || exit 1; done
+RUN gcc -static -o /app *.o && rm *.o
+FROM $registry/slim:1 AS beside
+RUN echo beside > /note && mkdir -p /data/a && chown 12:34 /data/a
+FROM $registry/slim:1
+COPY --from=build /app /usr/local/bin/app
+COPY --from=beside /note /data /opt/
+ENTRYPOINT ["/usr/local/bin/app"]
+D
+toolchain_sum=$(python3 -c 'import sys; print(sum(n + 1 for n in range(int(sys.argv[1]))))' "${FILES:-200}")
+}
+
 # Kiln's own image: nothing but the binary and the mark.
 executor_image=kiln-pods-executor
 make_executor_image() {
