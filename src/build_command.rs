@@ -108,7 +108,7 @@ fn not_needed(environment: &Environment, flags: &ExecutorFlags) {
 
 fn tell(progress: &Progress, event: Event) {
     match event {
-        Event::Isolation { rung, reason } => tracing::info!("isolation: {rung} ({reason})"),
+        Event::Isolation { rung, reason } => tracing::info!("isolation: {rung}: {reason}"),
         Event::Base { image, digest, local: true } => {
             tracing::info!("Found {digest} in local cache ({image})");
         }
