@@ -3,7 +3,8 @@
 use std::io::Read as _;
 
 use kiln_dockerfile::{
-    Diagnostic, Severity, Source, describe, describe_errors, describe_warnings, lint as check, parse as read,
+    Diagnostic, Severity, Source, describe, describe_errors, describe_warnings, lint as check,
+    lint_before_error, parse as read,
 };
 
 use crate::cli::{LintFlags, ParseFlags};
@@ -65,18 +66,7 @@ pub(crate) fn lint(flags: &LintFlags) -> Outcome {
     };
     let file = match read(&source) {
         Ok(file) => file,
-        Err(found) => {
-            match flags.format.as_str() {
-                "json" => {
-                    let mut wrong = describe_errors(&source, &found);
-                    wrong["warnings"] = serde_json::json!([]);
-                    json(&wrong);
-                }
-                "sarif" => json(&sarif(&source, &found)),
-                _ => return errors(&source, &found),
-            }
-            return Outcome::Failed;
-        }
+        Err(found) => return lint_of_wrong_file(&source, &found, &flags.format),
     };
     let found = check(&source, &file);
     match flags.format.as_str() {
@@ -90,6 +80,26 @@ pub(crate) fn lint(flags: &LintFlags) -> Outcome {
     }
     let failed = found.iter().any(|finding| finding.severity == Severity::Error);
     if failed { Outcome::Failed } else { Outcome::Done }
+}
+
+/// What can be said about a file that has errors.
+fn lint_of_wrong_file(source: &Source, found: &[Diagnostic], format: &str) -> Outcome {
+    let (file, findings) = lint_before_error(source);
+    match format {
+        "json" => {
+            let mut wrong = describe_errors(source, found);
+            wrong["warnings"] = describe_warnings(source, &file, &findings);
+            json(&wrong);
+        }
+        "sarif" => json(&sarif(source, &[&findings, found].concat())),
+        _ => {
+            for finding in &findings {
+                show::out(&show::diagnostic(source, finding));
+            }
+            return errors(source, found);
+        }
+    }
+    Outcome::Failed
 }
 
 /// SARIF 2.1.0, as code hosts read it.

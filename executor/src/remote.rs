@@ -43,7 +43,8 @@ pub(crate) async fn download(
     {
         return Err(fail(format!("its digest is {digest}, but --checksum says {expected}")));
     }
-    let modified = modified.unwrap_or(session.request.now);
+    // A server that says no time gives a file of 1970, the same in every build.
+    let modified = modified.unwrap_or(0);
     Ok((Downloaded { path, name, modified }, digest))
 }
 
@@ -71,7 +72,7 @@ impl BlobSink for Saved {
 fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    match path.split_once('/').and_then(|(_, path)| path.rsplit('/').next()) {
+    match path.split_once('/').and_then(|(_, path)| path.trim_end_matches('/').rsplit('/').next()) {
         Some(name) if !name.is_empty() => name.to_owned(),
         _ => "__unnamed__".to_owned(),
     }
@@ -84,6 +85,7 @@ mod tests {
     #[test]
     fn the_file_is_named_by_the_end_of_the_path() {
         assert_eq!(file_name("https://h/a/b.tar.gz?x=/y"), "b.tar.gz");
+        assert_eq!(file_name("https://h/a/b/"), "b");
         assert_eq!(file_name("https://h/"), "__unnamed__");
         assert_eq!(file_name("https://h"), "__unnamed__");
     }

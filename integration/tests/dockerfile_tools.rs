@@ -29,6 +29,9 @@ fn lint_prints_one_object_whether_the_file_is_right_or_wrong() {
     let (code, found) = run(&["lint", "--format", "json"], "FROM a\nCOPPY b c\n");
     assert_eq!((code, &found["version"], &found["warnings"]), (1, &json!(1), &json!([])));
     assert_eq!(found["error"]["lines"], json!([2, 2]));
+    let (_, found) = run(&["lint", "--format", "json"], "FROM a AS B\nMAINTAINER c\nCOPPY d\nMAINTAINER e\n");
+    let checks: Vec<&Value> = found["warnings"].as_array().unwrap().iter().map(|one| &one["check"]).collect();
+    assert_eq!(checks, ["StageNameCasing", "MaintainerDeprecated"]);
 }
 
 #[test]

@@ -57,15 +57,15 @@ pub fn lint_with(file: &Dockerfile, facts: &LintFacts<'_>) -> Vec<Diagnostic> {
 }
 
 /// What can be said about a file that [`crate::parse`] refuses: the findings about single instructions before the first
-/// wrong one, and about empty lines.
-pub fn lint_before_error(source: &Source) -> Vec<Diagnostic> {
+/// wrong one, and about empty lines. The part that was read comes along.
+pub fn lint_before_error(source: &Source) -> (Dockerfile, Vec<Diagnostic>) {
     let file = right_part(&source.text);
     let mut report = Report::new(file.check_options());
     for warning in &file.warnings {
         report.add_to_file(warning.clone());
     }
     stages::check_each(&file, &mut report);
-    report.finish()
+    (file, report.finish())
 }
 
 /// Gathers what is found, and leaves out what is not asked for.

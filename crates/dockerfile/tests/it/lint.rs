@@ -98,6 +98,6 @@ fn warnings_point_at_whole_instructions_in_json() {
 #[test]
 fn a_file_with_an_error_is_checked_up_to_it() {
     let source = Source::new("f", "FROM a AS B\nMAINTAINER c\nCOPPY d\nMAINTAINER e\n");
-    let found: Vec<Rule> = lint_before_error(&source).iter().map(|finding| finding.rule).collect();
+    let found: Vec<Rule> = lint_before_error(&source).1.iter().map(|finding| finding.rule).collect();
     assert_eq!(found, [Rule::StageNameCasing, Rule::MaintainerDeprecated]);
 }
