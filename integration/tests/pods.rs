@@ -4,9 +4,11 @@
 
 use std::path::PathBuf;
 
-use kiln_integration::kubelet::Node;
-use kiln_integration::site::{answer, cluster};
-use kiln_integration::{manifest, repository_root};
+use kiln_integration::kubelet::{Node, pull_and_run};
+use kiln_integration::registry::LOGIN;
+use kiln_integration::site::{answer, cluster, push};
+use kiln_integration::{Bench, manifest, repository_root};
+use serde_json::json;
 
 fn file(path: &str) -> PathBuf {
     repository_root().join("k8s").join(path)
@@ -182,6 +184,64 @@ fn joining_fails_until_both_builds_are_there() {
     let (_registry, cluster) = cluster();
     let finished = cluster.run(&pod("multi-arch/join.yaml"));
     assert_eq!(finished.exit, 1, "{}", finished.log);
+}
+
+/// A base image that has files of its own wherever the pod has mounts.
+#[test]
+fn a_base_image_that_meets_the_pods_mounts_is_built_on_and_leaves_them_alone() {
+    let (registry, mut cluster) = cluster();
+    let bench = Bench::new();
+    for (file, content) in [
+        ("tree/etc/app.conf", "of the image\n"),
+        ("tree/etc/hosts", "127.0.0.9 of-the-image\n"),
+        ("tree/etc/resolv.conf", "# of the image\n"),
+        ("tree/run/of-the-image", "here\n"),
+        ("tree/sys/of-the-image", "here\n"),
+    ] {
+        bench.file(file, content);
+    }
+    std::fs::create_dir(bench.context().join("tree/var")).unwrap();
+    std::os::unix::fs::symlink("/run", bench.context().join("tree/var/run")).unwrap();
+    let dockerfile = "FROM scratch\nADD base.tar /\nCOPY tree/ /\nENV PATH=/bin\n";
+    push(&registry, &bench, dockerfile, "base:1");
+    let seen = "cat /etc/app.conf /token/token > /seen; test -f /run/of-the-image; echo x > /etc/made";
+    let text = format!("FROM registry.example.com/base:1\nRUN {seen}\n");
+    cluster.config_map("build-context", &[("Dockerfile", &text)]);
+    cluster.config_map("app", &[("app.conf", "of the pod\n")]);
+    cluster.secret("token", &[("token", "a service account\n")]);
+    cluster.node = Node::SeccompDefault;
+    let mut job = pod("executor-job/job.yaml");
+    let account = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let file = cluster.host_path("/app.conf");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "of the pod\n").unwrap();
+    for mount in [
+        json!({"name": "token", "mountPath": account, "readOnly": true}),
+        json!({"name": "token", "mountPath": "/token", "readOnly": true}),
+        json!({"name": "conf", "mountPath": "/etc/app.conf", "readOnly": true}),
+    ] {
+        job["spec"]["containers"][0]["volumeMounts"].as_array_mut().unwrap().push(mount);
+    }
+    for volume in [
+        json!({"name": "token", "secret": {"secretName": "token"}}),
+        json!({"name": "conf", "hostPath": {"path": "/app.conf", "type": "File"}}),
+    ] {
+        job["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+    }
+    let finished = cluster.run(&job).succeeded();
+    assert_eq!(finished.rung(), Some("root"), "{}", finished.log);
+    let inside = |command: &str| {
+        pull_and_run(&format!("{}/app:1", registry.host), Some(LOGIN), &["sh", "-c", command])
+    };
+    // The step saw the pod's files; the image has its own.
+    assert_eq!(inside("cat /seen"), "of the pod\na service account\n");
+    assert_eq!(inside("cat /etc/app.conf /etc/made"), "of the image\nx\n");
+    assert_eq!(
+        inside(
+            "cat /run/of-the-image; ls -l /var | grep -c -- '-> /run'; ls /token /run/secrets 2>&1 | grep -c serviceaccount; true"
+        ),
+        "here\n1\n0\n"
+    );
 }
 
 /// Eight of them, or as many as KILN_PODS says (`make test-all`: thirty), four at a time.
