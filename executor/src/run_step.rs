@@ -25,9 +25,10 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
     }
     let trees = work.trees_in_use()?;
     make_directories(work, run, trees.enclosure.rung())?;
-    let view = trees.lock().view(work.place).map_err(BuildError::other)?;
+    let view = trees.snapshotter().view(work.place).map_err(BuildError::other)?;
     let who = who(view.as_ref(), &run.user)?;
-    let (tree, rung) = (trees.lock().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
+    let (tree, rung) =
+        (trees.snapshotter().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
     let mut request = RunRequest::new(trees.enclosure, tree, run.argv.iter().map(OsString::from));
     request.env = environment(run, who.home.as_deref());
     request.cwd = PathBuf::from(&run.workdir);
@@ -92,7 +93,7 @@ const STANDARD: [&str; 3] = ["/dev", "/proc", "/sys"];
 /// part of the step's layer.
 fn make_directories(work: &StageWork, run: &RunStep, rung: Rung) -> Result<(), BuildError> {
     let trees = work.trees_in_use()?;
-    let view = trees.lock().view(work.place).map_err(BuildError::other)?;
+    let view = trees.snapshotter().view(work.place).map_err(BuildError::other)?;
     // On the root rung they are there, and they are not the image's.
     let standard = if rung == Rung::Root { &[][..] } else { &STANDARD };
     for path in standard.iter().copied().chain([run.workdir.as_str()]) {
@@ -100,12 +101,12 @@ fn make_directories(work: &StageWork, run: &RunStep, rung: Rung) -> Result<(), B
         if view.stat(&found).map_err(BuildError::other)?.is_some() {
             continue;
         }
-        trees.lock().begin(work.place).map_err(BuildError::other)?;
+        trees.snapshotter().begin(work.place).map_err(BuildError::other)?;
         let room = work.session.directory("deltas")?;
         let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
         let step = kiln_plan::DirectoryStep { path: path.to_owned(), owner: String::new() };
         let delta = make_directory(&step, view.as_ref(), &into).map_err(BuildError::other)?;
-        trees.lock().apply(work.place, delta).map_err(BuildError::other)?;
+        trees.snapshotter().apply(work.place, delta).map_err(BuildError::other)?;
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ impl StageWork {
         }
         let single = session.request.layers.single && self.plan.targets.contains(&self.place);
         if single && stage.needs_tree && !stage.steps.is_empty() {
-            self.trees_in_use()?.lock().begin(self.place).map_err(BuildError::other)?;
+            self.trees_in_use()?.snapshotter().begin(self.place).map_err(BuildError::other)?;
         }
         let mut deltas = Bare::default();
         for (number, step) in stage.steps.iter().enumerate() {
@@ -102,7 +102,7 @@ impl StageWork {
         if stage.needs_tree {
             answers = self.answers()?;
             let keep = self.wanted_later();
-            self.trees_in_use()?.lock().leave(self.place, &keep).map_err(BuildError::other)?;
+            self.trees_in_use()?.snapshotter().leave(self.place, &keep).map_err(BuildError::other)?;
         }
         Ok(Done { layers, answers })
     }
@@ -180,7 +180,7 @@ impl StageWork {
 
     /// Makes the stage's tree as its base leaves it.
     fn plant(&self) -> Result<(), BuildError> {
-        let mut snapshotter = self.trees_in_use()?.lock();
+        let snapshotter = self.trees_in_use()?.snapshotter();
         match self.stage().base {
             Base::Stage(base) => snapshotter.fork(self.place, base),
             Base::Scratch => snapshotter.base(self.place, &[]),
@@ -207,7 +207,7 @@ impl StageWork {
         session.remember(&hit.digest, LayerOrigin::Cached(hit.clone()));
         if self.stage().needs_tree {
             let layer = cached_layer(session, hit)?;
-            self.trees_in_use()?.lock().apply_layer(self.place, layer).map_err(BuildError::other)?;
+            self.trees_in_use()?.snapshotter().apply_layer(self.place, layer).map_err(BuildError::other)?;
         }
         let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
         crate::results::alias(session, step, hit);
@@ -238,10 +238,10 @@ impl StageWork {
     /// Writes what the open step changed as a layer, and closes the step.
     fn commit_open_step(&self) -> Result<Layer, BuildError> {
         let trees = self.trees_in_use()?;
-        let mut changes = trees.lock().changes(self.place).map_err(BuildError::other)?;
+        let mut changes = trees.snapshotter().changes(self.place).map_err(BuildError::other)?;
         let layer = self.write(changes.as_mut())?;
         drop(changes);
-        trees.lock().commit(self.place).map_err(BuildError::other)?;
+        trees.snapshotter().commit(self.place).map_err(BuildError::other)?;
         Ok(layer)
     }
 
@@ -277,7 +277,7 @@ impl StageWork {
             _ => None,
         };
         let below: Arc<dyn View> = if self.stage().needs_tree {
-            self.trees_in_use()?.lock().view(self.place).map_err(BuildError::other)?
+            self.trees_in_use()?.snapshotter().view(self.place).map_err(BuildError::other)?
         } else {
             bare.view(self, step, sources.as_ref(), layers)?
         };
@@ -308,7 +308,7 @@ impl StageWork {
             Some(self.write(&mut Unignored::new(changes, ignore))?)
         };
         if self.stage().needs_tree {
-            self.trees_in_use()?.lock().apply(self.place, delta).map_err(BuildError::other)?;
+            self.trees_in_use()?.snapshotter().apply(self.place, delta).map_err(BuildError::other)?;
         } else {
             bare.deltas.insert(0, into);
         }
@@ -341,7 +341,7 @@ impl StageWork {
                 Ok(ContextTree { view: Arc::new(EmptyView), place: "an empty tree".to_owned() })
             }
             TreeSource::Stage(place) => {
-                let view = self.trees_in_use()?.lock().view(*place).map_err(BuildError::other)?;
+                let view = self.trees_in_use()?.snapshotter().view(*place).map_err(BuildError::other)?;
                 let stage = &self.plan.stages[*place];
                 let name = stage.name.clone().unwrap_or_else(|| stage.number.to_string());
                 Ok(ContextTree { view, place: format!("the stage {name}") })

@@ -1,9 +1,8 @@
 //! Where stages' trees are kept, on the rung that was chosen; and the trees of images that COPY reads.
 
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_cache::LayerSource;
 use kiln_rootfs::{
@@ -22,11 +21,17 @@ pub(crate) struct Trees {
     pub(crate) enclosure: Enclosure,
     /// What belongs to the pod and not to the image: only on rung root.
     pod: IgnorePaths,
-    snapshotter: Mutex<Keeper>,
+    snapshotter: Keeper,
     /// For images that COPY reads, where the rung itself has room for one tree only.
-    aside: Option<Mutex<DirectorySnapshotter>>,
+    aside: Option<DirectorySnapshotter>,
     /// The pseudo stages of images that COPY reads, by manifest.
-    images: Mutex<HashMap<String, usize>>,
+    images: Mutex<HashMap<String, Arc<ImageTree>>>,
+}
+
+/// An image's tree, made by the first who asks for it; others wait for the lock.
+struct ImageTree {
+    place: usize,
+    made: Mutex<bool>,
 }
 
 /// The snapshotter of the rung.
@@ -35,26 +40,6 @@ pub(crate) enum Keeper {
     Apart(Box<dyn Snapshotter>),
     /// The container's own root.
     Host(Box<HostSnapshotter>),
-}
-
-impl Deref for Keeper {
-    type Target = dyn Snapshotter;
-
-    fn deref(&self) -> &Self::Target {
-        match self {
-            Self::Apart(snapshotter) => snapshotter.as_ref(),
-            Self::Host(host) => host.as_ref(),
-        }
-    }
-}
-
-impl DerefMut for Keeper {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        match self {
-            Self::Apart(snapshotter) => snapshotter.as_mut(),
-            Self::Host(host) => host.as_mut(),
-        }
-    }
 }
 
 /// A file in Kiln's directory that says the same as /etc/kiln-image: this container is of Kiln's own image.
@@ -104,23 +89,31 @@ impl Trees {
                 remember_image(session);
                 options.ignore = ignore;
                 let host = HostSnapshotter::new(PathBuf::from("/"), scratch, options);
-                (Keeper::Host(Box::new(host)), Some(Mutex::new(aside)))
+                (Keeper::Host(Box::new(host)), Some(aside))
             }
         };
-        Ok(Self { enclosure, pod, snapshotter: Mutex::new(snapshotter), aside, images: Mutex::default() })
+        Ok(Self { enclosure, pod, snapshotter, aside, images: Mutex::default() })
     }
 
-    /// The snapshotter, for one call.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Keeper> {
-        self.snapshotter.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Keeps the trees; stages call it side by side.
+    pub(crate) fn snapshotter(&self) -> &dyn Snapshotter {
+        match &self.snapshotter {
+            Keeper::Apart(snapshotter) => snapshotter.as_ref(),
+            Keeper::Host(host) => host.as_ref(),
+        }
+    }
+
+    /// Whether what a step changed stays as it is while later steps run, so that its layer can be written meanwhile.
+    pub(crate) fn changes_stay(&self) -> bool {
+        self.enclosure.rung() == Rung::Overlay
     }
 
     /// Does something that only rung root can do; on the other rungs, nothing.
     pub(crate) fn on_host(
         &self,
-        act: impl FnOnce(&mut HostSnapshotter) -> Result<(), RootfsError>,
+        act: impl FnOnce(&HostSnapshotter) -> Result<(), RootfsError>,
     ) -> Result<(), BuildError> {
-        match &mut *self.lock() {
+        match &self.snapshotter {
             Keeper::Host(host) => act(host).map_err(BuildError::other),
             Keeper::Apart(_) => Ok(()),
         }
@@ -138,26 +131,23 @@ impl Trees {
 
     /// The tree of an image that COPY or a mount reads.
     pub(crate) fn image(&self, name: &str, layers: &[LayerSource]) -> Result<Arc<dyn View>, BuildError> {
-        let mut images = self.images.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let next = IMAGES + images.len();
-        let known = images.get(name).copied();
-        let place = known.unwrap_or(next);
-        let layers: Vec<BaseLayer> = layers.iter().map(base_layer).collect();
-        let view = if let Some(aside) = &self.aside {
-            let mut aside = aside.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if known.is_none() {
-                aside.base(place, &layers).map_err(BuildError::other)?;
-            }
-            aside.view(place)
-        } else {
-            let mut snapshotter = self.lock();
-            if known.is_none() {
-                snapshotter.base(place, &layers).map_err(BuildError::other)?;
-            }
-            snapshotter.view(place)
+        let tree = {
+            let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = IMAGES + images.len();
+            let new = || Arc::new(ImageTree { place, made: Mutex::new(false) });
+            Arc::clone(images.entry(name.to_owned()).or_insert_with(new))
         };
-        images.insert(name.to_owned(), place);
-        view.map_err(BuildError::other)
+        let snapshotter: &dyn Snapshotter = match &self.aside {
+            Some(aside) => aside,
+            None => self.snapshotter(),
+        };
+        let mut made = tree.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*made {
+            let layers: Vec<BaseLayer> = layers.iter().map(base_layer).collect();
+            snapshotter.base(tree.place, &layers).map_err(BuildError::other)?;
+            *made = true;
+        }
+        snapshotter.view(tree.place).map_err(BuildError::other)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, openat};
 
@@ -20,18 +20,23 @@ use crate::{ChangeSource, Delta, RootfsError, TreePath, View};
 pub struct DirectorySnapshotter {
     scratch: PathBuf,
     options: SnapshotOptions,
-    stages: BTreeMap<usize, Tracked>,
+    /// Each with a lock of its own: stages are built side by side.
+    stages: Mutex<BTreeMap<usize, Arc<Mutex<Tracked>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DirectorySnapshotter {
     /// Keeps trees in `scratch`.
     pub fn new(scratch: PathBuf, options: SnapshotOptions) -> Self {
-        Self { scratch, options, stages: BTreeMap::new() }
+        Self { scratch, options, stages: Mutex::default() }
     }
 
     /// Makes the empty directory for the tree of `stage`, and the one for scans.
-    fn fresh_tree(&mut self, stage: usize) -> Result<(PathBuf, PathBuf), RootfsError> {
-        self.stages.remove(&stage);
+    fn fresh_tree(&self, stage: usize) -> Result<(PathBuf, PathBuf), RootfsError> {
+        lock(&self.stages).remove(&stage);
         let (trees, scans) = (self.scratch.join("t"), self.scratch.join("s"));
         let tree = trees.join(stage.to_string());
         let make = || {
@@ -45,67 +50,74 @@ impl DirectorySnapshotter {
         Ok((tree, scans))
     }
 
-    fn stage_mut(&mut self, stage: usize) -> Result<&mut Tracked, RootfsError> {
-        self.stages.get_mut(&stage).ok_or_else(|| super::no_such_stage(stage))
+    fn stage(&self, stage: usize) -> Result<Arc<Mutex<Tracked>>, RootfsError> {
+        lock(&self.stages).get(&stage).cloned().ok_or_else(|| super::no_such_stage(stage))
+    }
+
+    fn keep(&self, stage: usize, tracked: Tracked) {
+        lock(&self.stages).insert(stage, Arc::new(Mutex::new(tracked)));
     }
 }
 
 impl Snapshotter for DirectorySnapshotter {
-    fn base(&mut self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
+    fn base(&self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
         let (tree, scans) = self.fresh_tree(stage)?;
         let mut tracked = Tracked::new(tree, scans, self.options.clone());
         for layer in layers {
             tracked.lay(layer)?;
         }
-        self.stages.insert(stage, tracked);
+        self.keep(stage, tracked);
         Ok(())
     }
 
-    fn fork(&mut self, stage: usize, from: usize) -> Result<(), RootfsError> {
-        let records = self.stage_mut(from)?.settle()?;
+    fn fork(&self, stage: usize, from: usize) -> Result<(), RootfsError> {
+        let source = self.stage(from)?;
+        let mut source = lock(&source);
+        let records = source.settle()?;
         if stage == from {
             return Ok(());
         }
         let (tree, scans) = self.fresh_tree(stage)?;
-        let source = self.stage_mut(from)?.handle()?;
+        let source = source.handle()?;
         copy_tree(source, &tree, &self.options)?;
         let tracked = Tracked::copied(tree, scans, self.options.clone(), records)?;
-        self.stages.insert(stage, tracked);
+        self.keep(stage, tracked);
         Ok(())
     }
 
     fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError> {
-        self.stages.get(&stage).ok_or_else(|| super::no_such_stage(stage))?.view()
+        lock(&*self.stage(stage)?).view()
     }
 
-    fn begin(&mut self, stage: usize) -> Result<Tree, RootfsError> {
-        let tracked = self.stage_mut(stage)?;
+    fn begin(&self, stage: usize) -> Result<Tree, RootfsError> {
+        let tracked = self.stage(stage)?;
+        let mut tracked = lock(&tracked);
         tracked.begin()?;
         Ok(Tree::Directory { path: tracked.tree().to_owned() })
     }
 
-    fn changes(&mut self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
-        self.stage_mut(stage)?.changes()
+    fn changes(&self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
+        lock(&*self.stage(stage)?).changes()
     }
 
-    fn commit(&mut self, stage: usize) -> Result<(), RootfsError> {
-        self.stage_mut(stage)?.commit()
+    fn commit(&self, stage: usize) -> Result<(), RootfsError> {
+        lock(&*self.stage(stage)?).commit()
     }
 
-    fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
-        self.stage_mut(stage)?.apply(&delta)
+    fn apply(&self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
+        lock(&*self.stage(stage)?).apply(&delta)
     }
 
-    fn apply_layer(&mut self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
-        self.stage_mut(stage)?.lay(&layer)
+    fn apply_layer(&self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
+        lock(&*self.stage(stage)?).lay(&layer)
     }
 
-    fn leave(&mut self, stage: usize, _keep: &[TreePath]) -> Result<(), RootfsError> {
-        self.stage_mut(stage).map(|_| ())
+    fn leave(&self, stage: usize, _keep: &[TreePath]) -> Result<(), RootfsError> {
+        self.stage(stage).map(|_| ())
     }
 
-    fn cleanup(&mut self) -> Result<(), RootfsError> {
-        self.stages.clear();
+    fn cleanup(&self) -> Result<(), RootfsError> {
+        lock(&self.stages).clear();
         for name in ["t", "s"] {
             let path = self.scratch.join(name);
             remove_all(CWD, bytes(&path)).map_err(|error| failed("remove", bytes(&path), error))?;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Mode, openat};
 
@@ -32,8 +32,12 @@ struct Saved {
     records: Option<File>,
 }
 
-/// Builds one stage after another in the same root.
+/// Builds one stage after another in the same root. One thread at a time: there is one tree.
 pub struct HostSnapshotter {
+    host: Mutex<Host>,
+}
+
+struct Host {
     root: PathBuf,
     scratch: PathBuf,
     options: SnapshotOptions,
@@ -46,24 +50,37 @@ impl HostSnapshotter {
     /// belongs to the pod: [`HOST_IGNORED`], the [`mount_points`](super::mount_points), Kiln's directory and `scratch`
     /// itself, if these lie in `root`.
     pub fn new(root: PathBuf, scratch: PathBuf, options: SnapshotOptions) -> Self {
-        Self { root, scratch, options, current: None, saved: BTreeMap::new() }
+        let host = Host { root, scratch, options, current: None, saved: BTreeMap::new() };
+        Self { host: Mutex::new(host) }
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Saves the tree as it is, for [`restore`](Self::restore). To be called before the first stage begins.
-    pub fn preserve(&mut self) -> Result<(), RootfsError> {
-        let to = self.fresh_dir("p", "tree")?;
-        copy_tree(handle(&self.root)?, &to, &self.options)
+    pub fn preserve(&self) -> Result<(), RootfsError> {
+        let host = self.host();
+        let to = host.fresh_dir("p", "tree")?;
+        copy_tree(handle(&host.root)?, &to, &host.options)
     }
 
     /// Replaces the tree by the one that was preserved. No stage has the tree then.
-    pub fn restore(&mut self) -> Result<(), RootfsError> {
-        let from = handle(&self.scratch.join("p").join("tree"))?;
-        self.empty()?;
-        copy_tree(from, &self.root, &self.options)
+    pub fn restore(&self) -> Result<(), RootfsError> {
+        let mut host = self.host();
+        let from = handle(&host.scratch.join("p").join("tree"))?;
+        host.empty()?;
+        copy_tree(from, &host.root, &host.options)
     }
 
     /// Removes everything in the tree that is not ignored. No stage has the tree then.
-    pub fn empty(&mut self) -> Result<(), RootfsError> {
+    pub fn empty(&self) -> Result<(), RootfsError> {
+        self.host().empty()
+    }
+}
+
+impl Host {
+    fn empty(&mut self) -> Result<(), RootfsError> {
         self.current = None;
         let root = handle(&self.root)?;
         remove::empty(root, &self.options.ignore).map_err(|error| failed("empty", bytes(&self.root), error))
@@ -94,7 +111,7 @@ impl HostSnapshotter {
     }
 }
 
-impl Snapshotter for HostSnapshotter {
+impl Host {
     fn base(&mut self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
         self.empty()?;
         self.saved.remove(&stage);
@@ -137,27 +154,6 @@ impl Snapshotter for HostSnapshotter {
         }
     }
 
-    fn begin(&mut self, stage: usize) -> Result<Tree, RootfsError> {
-        self.current(stage)?.begin()?;
-        Ok(Tree::Host)
-    }
-
-    fn changes(&mut self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
-        self.current(stage)?.changes()
-    }
-
-    fn commit(&mut self, stage: usize) -> Result<(), RootfsError> {
-        self.current(stage)?.commit()
-    }
-
-    fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
-        self.current(stage)?.apply(&delta)
-    }
-
-    fn apply_layer(&mut self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
-        self.current(stage)?.lay(&layer)
-    }
-
     fn leave(&mut self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError> {
         let whole = keep.iter().any(TreePath::is_root);
         let tracked = self.current(stage)?;
@@ -185,6 +181,49 @@ impl Snapshotter for HostSnapshotter {
             remove_all(CWD, bytes(&path)).map_err(|error| failed("remove", bytes(&path), error))?;
         }
         Ok(())
+    }
+}
+
+impl Snapshotter for HostSnapshotter {
+    fn base(&self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
+        self.host().base(stage, layers)
+    }
+
+    fn fork(&self, stage: usize, from: usize) -> Result<(), RootfsError> {
+        self.host().fork(stage, from)
+    }
+
+    fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError> {
+        self.host().view(stage)
+    }
+
+    fn begin(&self, stage: usize) -> Result<Tree, RootfsError> {
+        self.host().current(stage)?.begin()?;
+        Ok(Tree::Host)
+    }
+
+    fn changes(&self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
+        self.host().current(stage)?.changes()
+    }
+
+    fn commit(&self, stage: usize) -> Result<(), RootfsError> {
+        self.host().current(stage)?.commit()
+    }
+
+    fn apply(&self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
+        self.host().current(stage)?.apply(&delta)
+    }
+
+    fn apply_layer(&self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
+        self.host().current(stage)?.lay(&layer)
+    }
+
+    fn leave(&self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError> {
+        self.host().leave(stage, keep)
+    }
+
+    fn cleanup(&self) -> Result<(), RootfsError> {
+        self.host().cleanup()
     }
 }
 

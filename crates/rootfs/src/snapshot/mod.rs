@@ -144,38 +144,40 @@ impl fmt::Debug for BaseLayer {
 /// on top, or it runs between [`begin`](Self::begin) and [`commit`](Self::commit). Between these two a step is open:
 /// deltas and layers that are applied then belong to it, as do further calls of `begin`, so one layer can hold the
 /// changes of many instructions.
-pub trait Snapshotter: Send {
+///
+/// Different stages can be worked on from different threads at the same time; one stage by one thread at a time.
+pub trait Snapshotter: Send + Sync {
     /// Makes the tree of `stage` from `layers`, base first. A stage that is there already is begun anew.
-    fn base(&mut self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError>;
+    fn base(&self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError>;
 
     /// Makes the tree of `stage` a copy of what stage `from` is now, which must have no open step.
-    fn fork(&mut self, stage: usize, from: usize) -> Result<(), RootfsError>;
+    fn fork(&self, stage: usize, from: usize) -> Result<(), RootfsError>;
 
     /// The tree of `stage` as it is now.
     fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError>;
 
     /// Opens a step: from now on something may write to the tree.
-    fn begin(&mut self, stage: usize) -> Result<Tree, RootfsError>;
+    fn begin(&self, stage: usize) -> Result<Tree, RootfsError>;
 
     /// What the open step has changed: content or visible metadata, never ctime. Nothing may write to the tree until
     /// the result is consumed (on the overlay rung: until the step is committed).
-    fn changes(&mut self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError>;
+    fn changes(&self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError>;
 
     /// Closes the step: what it changed is part of the stage.
-    fn commit(&mut self, stage: usize) -> Result<(), RootfsError>;
+    fn commit(&self, stage: usize) -> Result<(), RootfsError>;
 
     /// Makes `delta` part of the stage. Its directory is taken over, and gone or moved afterwards.
-    fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError>;
+    fn apply(&self, stage: usize, delta: Delta) -> Result<(), RootfsError>;
 
     /// Makes a layer that was found in a cache part of the stage.
-    fn apply_layer(&mut self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError>;
+    fn apply_layer(&self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError>;
 
     /// The stage is done. Of its files only `keep` is wanted from now on, by COPY --from; the root itself stands for
     /// all of them, which a later `fork` needs. Snapshotters with room for all trees keep everything.
-    fn leave(&mut self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError>;
+    fn leave(&self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError>;
 
     /// Removes what the snapshotter keeps in its scratch directory. No stage is left.
-    fn cleanup(&mut self) -> Result<(), RootfsError>;
+    fn cleanup(&self) -> Result<(), RootfsError>;
 }
 
 fn no_such_stage(stage: usize) -> RootfsError {

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_oci::DiffId;
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -30,7 +31,7 @@ struct Layer {
     root: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Stage {
     /// Base first.
     layers: Vec<Layer>,
@@ -44,17 +45,24 @@ struct Step {
     began: Timestamp,
 }
 
+/// A layer of a base or a cache. Whoever holds the lock is extracting it; others wait, or find it done.
+type Slot = Arc<Mutex<Option<Layer>>>;
+
 /// Keeps each layer in a directory of its own and describes their stack for an overlay mount.
 pub struct OverlaySnapshotter {
     scratch: PathBuf,
     options: SnapshotOptions,
-    known: HashMap<DiffId, Layer>,
+    known: Mutex<HashMap<DiffId, Slot>>,
     /// Hard links of layers to files in layers below, until they are in a stack.
-    dangling: HashMap<usize, Vec<(TreePath, TreePath)>>,
-    stages: BTreeMap<usize, Stage>,
-    next: usize,
+    dangling: Mutex<HashMap<usize, Vec<(TreePath, TreePath)>>>,
+    stages: Mutex<BTreeMap<usize, Stage>>,
+    next: AtomicUsize,
     /// What an earlier build left in the scratch directory is gone.
-    swept: bool,
+    swept: Mutex<bool>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OverlaySnapshotter {
@@ -63,17 +71,16 @@ impl OverlaySnapshotter {
         Self {
             scratch,
             options,
-            known: HashMap::new(),
-            dangling: HashMap::new(),
-            stages: BTreeMap::new(),
-            next: 0,
-            swept: false,
+            known: Mutex::default(),
+            dangling: Mutex::default(),
+            stages: Mutex::default(),
+            next: AtomicUsize::new(0),
+            swept: Mutex::new(false),
         }
     }
 
-    fn number(&mut self) -> usize {
-        self.next += 1;
-        self.next - 1
+    fn number(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     fn layer_path(&self, number: usize) -> PathBuf {
@@ -97,8 +104,9 @@ impl OverlaySnapshotter {
     }
 
     /// Removes what an earlier build left behind that was killed.
-    fn sweep(&mut self) -> Result<(), RootfsError> {
-        if !std::mem::replace(&mut self.swept, true) {
+    fn sweep(&self) -> Result<(), RootfsError> {
+        let mut swept = lock(&self.swept);
+        if !std::mem::replace(&mut *swept, true) {
             self.remove_dirs()?;
         }
         Ok(())
@@ -112,12 +120,12 @@ impl OverlaySnapshotter {
         Ok(())
     }
 
-    fn stage(&self, stage: usize) -> Result<&Stage, RootfsError> {
-        self.stages.get(&stage).ok_or_else(|| super::no_such_stage(stage))
+    fn stage(&self, stage: usize) -> Result<Stage, RootfsError> {
+        lock(&self.stages).get(&stage).cloned().ok_or_else(|| super::no_such_stage(stage))
     }
 
-    fn stage_mut(&mut self, stage: usize) -> Result<&mut Stage, RootfsError> {
-        self.stages.get_mut(&stage).ok_or_else(|| super::no_such_stage(stage))
+    fn change<T>(&self, stage: usize, change: impl FnOnce(&mut Stage) -> T) -> Result<T, RootfsError> {
+        lock(&self.stages).get_mut(&stage).map(change).ok_or_else(|| super::no_such_stage(stage))
     }
 
     /// The directories of a stack, top first. overlayfs refuses a directory that is named twice; of a layer that occurs
@@ -132,54 +140,52 @@ impl OverlaySnapshotter {
         Ok(Arc::new(OverlayView::new(&self.lowers(&stage.layers))?))
     }
 
-    /// Makes sure that each of `layers` is a directory in `l/`, several at a time.
-    fn fetch(&mut self, layers: &[BaseLayer]) -> Result<Vec<Layer>, RootfsError> {
+    /// Makes sure that each of `layers` is a directory in `l/`, several at a time. Stages that want the same layer at the
+    /// same time share the work.
+    fn fetch(&self, layers: &[BaseLayer]) -> Result<Vec<Layer>, RootfsError> {
         self.sweep()?;
         self.make_dirs()?;
-        let mut missing: Vec<(usize, &BaseLayer)> = Vec::new();
-        let mut numbers: HashMap<DiffId, usize> = HashMap::new();
-        for layer in layers {
-            let id = *layer.diff_id();
-            if !self.known.contains_key(&id) && !numbers.contains_key(&id) {
-                let number = self.number();
-                numbers.insert(id, number);
-                missing.push((number, layer));
-            }
-        }
-        let threads = self.options.threads.clamp(1, missing.len().max(1));
-        let (queue, done) = (Mutex::new(missing.into_iter()), Mutex::new(Vec::new()));
+        let slots: Vec<(&BaseLayer, Slot)> = {
+            let mut known = lock(&self.known);
+            layers.iter().map(|layer| (layer, known.entry(*layer.diff_id()).or_default().clone())).collect()
+        };
+        let (queue, failure) = (Mutex::new(slots.iter()), Mutex::new(None));
         let worker = || {
             loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((number, layer)) = next else { return };
-                let upper = self.fetch_one(number, layer);
-                done.lock().unwrap_or_else(PoisonError::into_inner).push((*layer.diff_id(), number, upper));
+                let Some((layer, slot)) = lock(&queue).next() else { return };
+                if let Err(error) = self.fetch_one(layer, &mut lock(slot)) {
+                    _ = lock(&failure).get_or_insert(error);
+                    return;
+                }
             }
         };
         std::thread::scope(|scope| {
-            for _ in 1..threads {
+            for _ in 1..self.options.threads.clamp(1, layers.len().max(1)) {
                 scope.spawn(worker);
             }
             worker();
         });
-        let mut failure = None;
-        for (id, number, upper) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            match upper {
-                Ok(Upper { says_root, dangling }) => {
-                    self.known.insert(id, Layer { number, root: says_root });
-                    self.dangling.insert(number, dangling);
-                }
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        match failure {
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(layers.iter().filter_map(|layer| self.known.get(layer.diff_id()).copied()).collect()),
+            None => Ok(slots.iter().filter_map(|(_, slot)| *lock(slot)).collect()),
         }
     }
 
+    /// Makes `layer` a directory, unless it is one.
+    fn fetch_one(&self, layer: &BaseLayer, slot: &mut Option<Layer>) -> Result<(), RootfsError> {
+        if slot.is_none() {
+            let number = self.number();
+            let Upper { says_root, dangling } = self.extract(number, layer)?;
+            if !dangling.is_empty() {
+                lock(&self.dangling).insert(number, dangling);
+            }
+            *slot = Some(Layer { number, root: says_root });
+        }
+        Ok(())
+    }
+
     /// Makes `layer` the directory `number`.
-    fn fetch_one(&self, number: usize, layer: &BaseLayer) -> Result<Upper, RootfsError> {
+    fn extract(&self, number: usize, layer: &BaseLayer) -> Result<Upper, RootfsError> {
         let dir = self.layer_path(number);
         match layer {
             BaseLayer::Blob { open, compression, .. } => {
@@ -198,10 +204,11 @@ impl OverlaySnapshotter {
     }
 
     /// Makes the hard links of layers in the stack to files of layers below them.
-    fn mend(&mut self, layers: &[Layer]) -> Result<(), RootfsError> {
+    fn mend(&self, layers: &[Layer]) -> Result<(), RootfsError> {
         for (place, layer) in layers.iter().enumerate() {
-            let dangling = self.dangling.remove(&layer.number).unwrap_or_default();
-            if !dangling.is_empty() {
+            // The lock is held meanwhile: another stage with the same layer must find the links made.
+            let mut waiting = lock(&self.dangling);
+            if let Some(dangling) = waiting.remove(&layer.number) {
                 let below = OverlayView::new(&self.lowers(&layers[..place]))?;
                 unpack::mend(&self.layer_path(layer.number), &dangling, &below)?;
             }
@@ -229,7 +236,7 @@ impl OverlaySnapshotter {
 
     /// overlayfs takes the root's metadata from the topmost directory, whatever the layer says of it. Where that is not
     /// what the stack says, or there is no directory yet, an empty one goes on top.
-    fn cap(&mut self, mut layers: Vec<Layer>) -> Result<Vec<Layer>, RootfsError> {
+    fn cap(&self, mut layers: Vec<Layer>) -> Result<Vec<Layer>, RootfsError> {
         let (wanted, wanted_xattrs) = self.root_of(&layers)?;
         if let Some(top) = layers.last() {
             let (meta, xattrs) = self.root_of_layer(*top)?;
@@ -254,7 +261,7 @@ impl OverlaySnapshotter {
     }
 
     /// Puts the directory `from` on top of a stack as a layer that says what its root looks like.
-    fn push(&mut self, stage: usize, from: &Path) -> Result<(), RootfsError> {
+    fn push(&self, stage: usize, from: &Path) -> Result<(), RootfsError> {
         let number = self.number();
         let to = self.layer_path(number);
         let fail = |error| failed("keep the layer", bytes(from), error);
@@ -267,8 +274,7 @@ impl OverlaySnapshotter {
             }
             Err(error) => return Err(fail(error.into())),
         }
-        self.stage_mut(stage)?.layers.push(Layer { number, root: true });
-        Ok(())
+        self.change(stage, |stage| stage.layers.push(Layer { number, root: true }))
     }
 
     /// Whether the upper directory `upper` holds nothing and its root looks as that of the stack below.
@@ -303,33 +309,33 @@ impl OverlaySnapshotter {
 }
 
 impl Snapshotter for OverlaySnapshotter {
-    fn base(&mut self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
+    fn base(&self, stage: usize, layers: &[BaseLayer]) -> Result<(), RootfsError> {
         let layers = self.fetch(layers)?;
         self.mend(&layers)?;
         let layers = self.cap(layers)?;
-        self.stages.insert(stage, Stage { layers, step: None });
+        lock(&self.stages).insert(stage, Stage { layers, step: None });
         Ok(())
     }
 
-    fn fork(&mut self, stage: usize, from: usize) -> Result<(), RootfsError> {
+    fn fork(&self, stage: usize, from: usize) -> Result<(), RootfsError> {
         let from = self.stage(from)?;
         if from.step.is_some() {
             return Err(super::step_is_open());
         }
         let layers = from.layers.clone();
-        self.stages.insert(stage, Stage { layers, step: None });
+        lock(&self.stages).insert(stage, Stage { layers, step: None });
         Ok(())
     }
 
     fn view(&self, stage: usize) -> Result<Arc<dyn View>, RootfsError> {
         let stage = self.stage(stage)?;
-        let Some(step) = stage.step else { return self.view_below(stage) };
+        let Some(step) = stage.step else { return self.view_below(&stage) };
         let mut stack = vec![self.upper_path(step.number)];
         stack.extend(self.lowers(&stage.layers));
         Ok(Arc::new(OverlayView::changing(&stack)?))
     }
 
-    fn begin(&mut self, stage: usize) -> Result<Tree, RootfsError> {
+    fn begin(&self, stage: usize) -> Result<Tree, RootfsError> {
         let here = self.stage(stage)?;
         let lowers = self.lowers(&here.layers);
         let number = if let Some(step) = here.step {
@@ -341,7 +347,7 @@ impl Snapshotter for OverlaySnapshotter {
             let number = self.number();
             self.make_root(&self.upper_path(number), &meta, &xattrs)?;
             let began = self.now()?;
-            self.stage_mut(stage)?.step = Some(Step { number, began });
+            self.change(stage, |stage| stage.step = Some(Step { number, began }))?;
             number
         };
         let (upper, work) = (self.upper_path(number), self.work_path(number));
@@ -353,10 +359,10 @@ impl Snapshotter for OverlaySnapshotter {
         Ok(Tree::Overlay { lowers, upper, work })
     }
 
-    fn changes(&mut self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
+    fn changes(&self, stage: usize) -> Result<Box<dyn ChangeSource>, RootfsError> {
         let here = self.stage(stage)?;
         let step = here.step.ok_or_else(super::no_step_is_open)?;
-        let below = self.view_below(here)?;
+        let below = self.view_below(&here)?;
         Ok(Box::new(UpperChanges::new(
             &self.upper_path(step.number),
             below,
@@ -365,8 +371,8 @@ impl Snapshotter for OverlaySnapshotter {
         )?))
     }
 
-    fn commit(&mut self, stage: usize) -> Result<(), RootfsError> {
-        let step = self.stage_mut(stage)?.step.take().ok_or_else(super::no_step_is_open)?;
+    fn commit(&self, stage: usize) -> Result<(), RootfsError> {
+        let step = self.change(stage, |stage| stage.step.take())?.ok_or_else(super::no_step_is_open)?;
         let (work, upper) = (self.work_path(step.number), self.upper_path(step.number));
         remove_all(CWD, bytes(&work)).map_err(|error| failed("remove", bytes(&work), error))?;
         // Stacks have a limit: a step that wrote nothing adds nothing.
@@ -376,36 +382,37 @@ impl Snapshotter for OverlaySnapshotter {
         self.push(stage, &upper)
     }
 
-    fn apply(&mut self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
+    fn apply(&self, stage: usize, delta: Delta) -> Result<(), RootfsError> {
         self.make_dirs()?;
         let Some(step) = self.stage(stage)?.step else { return self.push(stage, delta.path()) };
         self.merge(delta.path(), &self.upper_path(step.number), true)?;
         remove_all(CWD, bytes(delta.path())).map_err(|error| failed("remove", bytes(delta.path()), error))
     }
 
-    fn apply_layer(&mut self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
+    fn apply_layer(&self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
         let step = self.stage(stage)?.step;
         for layer in self.fetch(&[layer])? {
-            let mut stack = self.stage(stage)?.layers.clone();
+            let mut stack = self.stage(stage)?.layers;
             stack.push(layer);
             self.mend(&stack)?;
             if let Some(step) = step {
                 self.merge(&self.layer_path(layer.number), &self.upper_path(step.number), layer.root)?;
             } else {
-                self.stage_mut(stage)?.layers = self.cap(stack)?;
+                let layers = self.cap(stack)?;
+                self.change(stage, |stage| stage.layers = layers)?;
             }
         }
         Ok(())
     }
 
-    fn leave(&mut self, stage: usize, _keep: &[TreePath]) -> Result<(), RootfsError> {
+    fn leave(&self, stage: usize, _keep: &[TreePath]) -> Result<(), RootfsError> {
         self.stage(stage).map(|_| ())
     }
 
-    fn cleanup(&mut self) -> Result<(), RootfsError> {
-        self.stages.clear();
-        self.known.clear();
-        self.dangling.clear();
+    fn cleanup(&self) -> Result<(), RootfsError> {
+        lock(&self.stages).clear();
+        lock(&self.known).clear();
+        lock(&self.dangling).clear();
         self.remove_dirs()
     }
 }

@@ -280,7 +280,7 @@ fn hard_links_to_files_of_layers_below_are_made() {
 fn a_layer_that_is_not_what_its_image_names_is_refused() {
     let (_dir, base) = small_base();
     for rung in rungs() {
-        let mut bench = Bench::new(rung);
+        let bench = Bench::new(rung);
         let mut layer = base.base();
         if let BaseLayer::Blob { diff_id, .. } = &mut layer {
             *diff_id = kiln_oci::DiffId([7; 32]);
@@ -305,7 +305,7 @@ fn the_host_rung_leaves_alone_what_is_ignored_and_gives_the_tree_back() {
     for path in ["kaniko", "etc/hosts"] {
         options.ignore.add(path.into());
     }
-    let mut host = HostSnapshotter::new(root.clone(), scratch, options);
+    let host = HostSnapshotter::new(root.clone(), scratch, options);
     host.preserve().unwrap();
     host.base(0, &[base.base()]).unwrap();
     assert!(!root.join("bin").exists());
