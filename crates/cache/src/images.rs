@@ -11,6 +11,7 @@ mod event;
 mod layer;
 mod lookup;
 mod name;
+mod transfer;
 
 pub use download::{DownloadError, Downloaded, download};
 pub use error::ImageError;

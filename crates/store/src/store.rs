@@ -217,6 +217,11 @@ impl Store<ReadWrite> {
         self.resume_locked(digest, lock).map(Some)
     }
 
+    /// Where the blob `digest` lies while [`Store::resume`]'s writer writes it.
+    pub fn partial_path(&self, digest: &Digest) -> PathBuf {
+        crate::writer::part_path(self, digest)
+    }
+
     /// As [`Store::try_resume`], but gives a writer also where the blob is there: what it writes takes the place of a
     /// blob that is damaged.
     pub fn try_replace(&self, digest: &Digest) -> Result<Option<BlobWriter>, StoreError> {

@@ -18,6 +18,9 @@ pub enum ImageError {
         /// What the registry says.
         source: Box<RegistryError>,
     },
+    /// A layer's download failed, for all who wanted it.
+    #[error(transparent)]
+    Transfer(std::sync::Arc<ImageError>),
     /// Without a registry, only the volume is left, and it lacks the image.
     #[error(
         "the image {image} for {platform} is not in the volume, and --offline forbids to ask the registry; warm it \

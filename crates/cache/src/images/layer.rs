@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kiln_oci::media_type::Compression;
 use kiln_oci::{Descriptor, DiffId, Repository};
@@ -14,6 +15,7 @@ use super::error::ImageError;
 use super::event::ImageEvent;
 use super::lookup::Images;
 use super::name::ImageName;
+use super::transfer::Transfer;
 
 /// A layer that can be opened. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +36,10 @@ struct Inner {
     local: Option<LocalLayer>,
     /// What was found sound.
     ready: OnceLock<Ready>,
+    /// Its bytes were given once before they were known to be sound; the next who asks gets them verified.
+    trusted: AtomicBool,
+    /// The download, once somebody wanted it.
+    transfer: Mutex<Option<Arc<Transfer>>>,
 }
 
 /// Bytes whose digest was compared already.
@@ -74,7 +80,9 @@ impl LayerSource {
     ) -> Self {
         let (images, image) = (images.clone(), image.clone());
         let ready = OnceLock::new();
-        let inner = Inner { images, image, descriptor, diff_id, repository, local, ready };
+        let transfer = Mutex::default();
+        let trusted = AtomicBool::new(false);
+        let inner = Inner { images, image, descriptor, diff_id, repository, local, ready, trusted, transfer };
         Self { inner: Arc::new(inner), lease: None }
     }
 
@@ -133,6 +141,57 @@ impl LayerSource {
             None => Ready::Blob(self.inner.images.runtime().block_on(self.bring())?),
         };
         self.open_ready(ready)
+    }
+
+    /// Opens the layer and gives its bytes before all are known to be sound: while they arrive, or while they are read
+    /// from the volume.
+    ///
+    /// Reading fails at the end unless the whole has its digest: believe nothing before. Whoever asks again then gets
+    /// other bytes, verified before.
+    pub fn stream(&self) -> io::Result<Box<dyn Read + Send>> {
+        if self.inner.ready.get().is_none() && !self.inner.trusted.swap(true, Ordering::Relaxed) {
+            if let Some(layer) = &self.inner.local {
+                if let Ok(reader) = layer.open() {
+                    return Ok(Box::new(Checked { reader, source: self.clone(), then: Ready::Local }));
+                }
+            } else if let Some(volume) = self.inner.images.volume()
+                && let Ok(Some(blob)) = volume.blob_of(self.descriptor())
+            {
+                let reader = Box::new(blob.reader());
+                return Ok(Box::new(Checked { reader, source: self.clone(), then: Ready::Blob(blob) }));
+            }
+        }
+        if let Some(ready) = self.find_ready().map_err(io::Error::other)? {
+            return self.open_ready(ready).map_err(io::Error::other);
+        }
+        Ok(Box::new(self.transfer().map_err(io::Error::other)?.open()?))
+    }
+
+    /// Begins to download the layer, if it is not on this machine. Does not wait, and fails later: when it is opened.
+    pub fn begin(&self) {
+        if !self.is_here() && self.unpacked().is_none() {
+            drop(self.transfer());
+        }
+    }
+
+    /// The download, begun if nobody did that yet or the last one failed.
+    fn transfer(&self) -> Result<Arc<Transfer>, ImageError> {
+        let mut transfer = self.inner.transfer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = transfer.as_ref().filter(|transfer| !transfer.has_failed()) {
+            return Ok(Arc::clone(running));
+        }
+        let images = &self.inner.images;
+        if images.registry().is_none() || self.inner.repository.is_none() {
+            return Err(self.absent());
+        }
+        let begun = Transfer::new(images.scratch().partial_path(&self.descriptor().digest));
+        *transfer = Some(Arc::clone(&begun));
+        let (this, shared) = (self.clone(), Arc::clone(&begun));
+        images.runtime().spawn(async move {
+            let result = this.download(&|bytes| shared.arrived(bytes)).await;
+            shared.end(result.map_err(Arc::new));
+        });
+        Ok(begun)
     }
 
     /// Sees to it that the bytes are on this machine and sound, so that [`LayerSource::open_layer`] is quick.
@@ -214,16 +273,24 @@ impl LayerSource {
         }
     }
 
-    /// Downloads the layer into the scratch directory.
+    /// Waits until the layer is in the scratch directory.
     async fn bring(&self) -> Result<Blob, ImageError> {
+        let transfer = self.transfer()?;
+        transfer.finished().await.map_err(ImageError::Transfer)
+    }
+
+    /// Downloads the layer into the scratch directory.
+    async fn download(&self, arrived: &(dyn Fn(u64) + Send + Sync)) -> Result<Blob, ImageError> {
         let (inner, images, descriptor) = (&self.inner, &self.inner.images, self.descriptor());
         let (Some(registry), Some(repository)) = (images.registry(), &inner.repository) else {
             return Err(self.absent());
         };
-        let first = std::sync::atomic::AtomicBool::new(true);
+        let _turn = images.download_turn().await;
+        let first = AtomicBool::new(true);
         let on = |bytes| {
+            arrived(bytes);
             let (digest, of) = (descriptor.digest.clone(), descriptor.size);
-            images.tell(if first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            images.tell(if first.swap(false, Ordering::Relaxed) {
                 ImageEvent::Downloading { digest, from: bytes, of }
             } else {
                 ImageEvent::Received { digest, bytes, of }
@@ -236,6 +303,23 @@ impl LayerSource {
         images.tell(ImageEvent::Downloaded { digest: descriptor.digest.clone(), bytes: blob.len() });
         self.found(Ready::Blob(blob.clone()));
         Ok(blob)
+    }
+}
+
+/// Reads bytes that are verified at their end, and notes that they were.
+struct Checked {
+    reader: Box<dyn Read + Send>,
+    source: LayerSource,
+    then: Ready,
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        if length == 0 && !buffer.is_empty() {
+            self.source.found(self.then.clone());
+        }
+        Ok(length)
     }
 }
 

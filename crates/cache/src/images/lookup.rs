@@ -36,7 +36,11 @@ pub struct Images {
 struct Inner {
     options: ImageOptions,
     runtime: tokio::runtime::Handle,
+    downloads: tokio::sync::Semaphore,
 }
+
+/// How many layers are downloaded at a time.
+const DOWNLOADS: usize = 4;
 
 /// Where an image was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +69,8 @@ pub struct ResolvedImage {
 impl Images {
     /// Finds images as `options` allow. Downloads that [`LayerSource::open_layer`] needs run on `runtime`.
     pub fn new(options: ImageOptions, runtime: tokio::runtime::Handle) -> Self {
-        Self { inner: Arc::new(Inner { options, runtime }) }
+        let downloads = tokio::sync::Semaphore::new(DOWNLOADS);
+        Self { inner: Arc::new(Inner { options, runtime, downloads }) }
     }
 
     pub(super) fn volume(&self) -> Option<&Store<ReadOnly>> {
@@ -82,6 +87,11 @@ impl Images {
 
     pub(super) fn runtime(&self) -> &tokio::runtime::Handle {
         &self.inner.runtime
+    }
+
+    /// Waits for a turn to download; dropped when that is done.
+    pub(super) async fn download_turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.inner.downloads.acquire().await.ok()
     }
 
     pub(super) fn tell(&self, event: ImageEvent) {

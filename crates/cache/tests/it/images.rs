@@ -255,8 +255,27 @@ async fn bytes_of_another_digest_are_never_given() {
     let images = world.images(true);
     let found = find(&images, &world.remote.reference("debian:12"), &amd64()).await.unwrap();
     let error = read(&found.layers[0]).await.unwrap_err();
-    assert!(matches!(error, ImageError::Registry { .. }), "{error}");
+    let ImageError::Transfer(cause) = &error else { panic!("{error}") };
+    assert!(matches!(**cause, ImageError::Registry { .. }), "{error}");
     assert_eq!(read(&found.layers[0]).await.unwrap(), base.layers[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_layer_is_given_while_it_arrives_and_ends_in_an_error_if_it_is_wrong() {
+    let world = World::new();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
+    world.remote.put("12", &base);
+    world.remote.on_blobs([Fault::Serve, Fault::WrongBytes]);
+    let images = world.images(true);
+    let found = find(&images, &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+    let layer = found.layers[1].clone();
+    let stream = move || {
+        let mut bytes = Vec::new();
+        layer.stream().and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
+    };
+    let again = stream.clone();
+    assert!(tokio::task::spawn_blocking(stream).await.unwrap().is_err());
+    assert_eq!(tokio::task::spawn_blocking(again).await.unwrap().unwrap(), base.layers[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
