@@ -11,8 +11,9 @@ use kiln_oci::media_type::Compression;
 /// The size of a block: one gzip member.
 const BLOCK: usize = 1 << 20;
 
-/// What is tried first of a block: if this much doesn't shrink, the block is stored.
-const SAMPLE: usize = 64 << 10;
+/// What is tried first of a block, at its start, in its middle and at its end: if none of these shrinks, the block is
+/// stored.
+const SAMPLE: usize = 16 << 10;
 
 /// The levels that are taken where none is asked for.
 const GZIP_LEVEL: i32 = 6;
@@ -191,9 +192,10 @@ impl Member {
     }
 
     fn compress(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
-        let shrinks = block.len() < SAMPLE
-            || self.shrinks(&block[..SAMPLE])?
-            || self.shrinks(&block[block.len() - SAMPLE..])?;
+        let mut shrinks = block.len() < 4 * SAMPLE;
+        for at in [0, (block.len() / 2).saturating_sub(SAMPLE / 2), block.len().saturating_sub(SAMPLE)] {
+            shrinks = shrinks || self.shrinks(&block[at..at + SAMPLE])?;
+        }
         let compressor = if shrinks { &mut self.compressor } else { &mut self.store };
         let mut member = vec![0; compressor.gzip_compress_bound(block.len())];
         let length = compressor.gzip_compress(block, &mut member).map_err(io::Error::other)?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -484,24 +484,59 @@ fn digest_bytes(digest: &Digest) -> [u8; 32] {
     bytes
 }
 
+/// Copies all that `from` gives. Runs of zeros become holes: a file that was sparse is so again, although most archives
+/// don't say so.
 fn copy_whole(
     from: &mut impl Read,
     to: &mut File,
     buffer: &mut [u8],
     mut hasher: Option<&mut Hasher>,
 ) -> io::Result<u64> {
-    let mut total = 0;
+    let (mut total, mut hole) = (0, 0u64);
     loop {
-        let length = from.read(buffer)?;
+        let length = fill(from, buffer)?;
         if length == 0 {
-            return Ok(total);
+            break;
         }
-        to.write_all(&buffer[..length])?;
+        let bytes = &buffer[..length];
         if let Some(hasher) = &mut hasher {
-            hasher.update(&buffer[..length]);
+            hasher.update(bytes);
         }
         total += length as u64;
+        // Files that end in less than this are written as they are: a hole in them would save nothing.
+        if length == buffer.len() && is_zero(bytes) {
+            hole += length as u64;
+            continue;
+        }
+        if hole > 0 {
+            to.seek_relative(i64::try_from(hole).map_err(io::Error::other)?)?;
+            hole = 0;
+        }
+        to.write_all(bytes)?;
     }
+    if hole > 0 {
+        to.set_len(total)?;
+    }
+    Ok(total)
+}
+
+/// Fills the buffer, or as much of it as there is.
+fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // The first words tell almost always.
+    bytes.chunks(64).all(|chunk| chunk.iter().all(|byte| *byte == 0))
 }
 
 fn copy_pieces(

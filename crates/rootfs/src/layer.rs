@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use kiln_oci::media_type::Compression;
 use kiln_oci::{Algorithm, DiffId, Digest, Hasher};
@@ -9,6 +10,13 @@ use kiln_oci::{Algorithm, DiffId, Digest, Hasher};
 use crate::compress::Compressor;
 use crate::tar_write::{HeaderKind, TarWriter};
 use crate::{Change, ChangeSource, Kind, Meta, RootfsError, Timestamp, TreePath, What};
+
+/// More threads than this would hold too many blocks in memory.
+const MOST_THREADS: usize = 4;
+
+/// How much is handed to the thread that hashes and writes what was compressed, and how many such pieces may wait.
+const PIECE: usize = 256 << 10;
+const WAITING: usize = 4;
 
 /// How a layer is written.
 #[derive(Clone, Debug)]
@@ -25,7 +33,9 @@ pub struct LayerOptions {
 
 impl Default for LayerOptions {
     fn default() -> Self {
-        Self { compression: Compression::Gzip, level: None, mtime_limit: None, threads: 2 }
+        let threads =
+            std::thread::available_parallelism().map_or(2, |count| count.get().clamp(2, MOST_THREADS));
+        Self { compression: Compression::Gzip, level: None, mtime_limit: None, threads }
     }
 }
 
@@ -70,17 +80,81 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// Writes `changes` as a layer to `out`.
+/// Hands what is written to another thread.
+struct Handing {
+    to: SyncSender<Vec<u8>>,
+    piece: Vec<u8>,
+}
+
+impl Handing {
+    fn hand(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
+        // Its own error says more.
+        self.to.send(piece).map_err(|_| io::Error::other("the writing thread ended"))
+    }
+}
+
+impl Write for Handing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = bytes.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..length]);
+        if self.piece.len() == PIECE {
+            self.hand()?;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes `changes` as a layer to `out`, in a thread beside: what is compressed is hashed and written while the next files
+/// are read.
 ///
 /// Sockets are left out: no archive can hold one. Fails with [`RootfsError::Io`] if a changed file can't be read, or if
 /// it is shorter than it was when it was looked at.
 pub fn write_layer(
     changes: &mut dyn ChangeSource,
     options: &LayerOptions,
-    out: impl Write,
+    out: impl Write + Send,
 ) -> Result<LayerBlob, RootfsError> {
-    let compressor = Compressor::new(Hashing::new(out), options.compression, options.level, options.threads)
-        .map_err(written)?;
+    std::thread::scope(|scope| {
+        let (to, pieces) = sync_channel::<Vec<u8>>(WAITING);
+        let writer = scope.spawn(move || {
+            let mut out = Hashing::new(out);
+            for piece in pieces {
+                out.write_all(&piece)?;
+            }
+            out.flush().map(|()| out)
+        });
+        let tar = read_changes(changes, options, Handing { to, piece: Vec::with_capacity(PIECE) });
+        // The channel is closed by now: the writer ends. What it failed with is why the other side failed.
+        let inner = match writer.join() {
+            Ok(inner) => inner.map_err(written)?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        let (tar, uncompressed) = tar?;
+        let diff_id = DiffId::from_digest(&tar)
+            .ok_or_else(|| RootfsError::Archive("a layer's digest is no SHA-256".to_owned()))?;
+        Ok(LayerBlob {
+            digest: inner.hasher.finish(),
+            diff_id,
+            size: inner.length,
+            uncompressed,
+            compression: options.compression,
+        })
+    })
+}
+
+/// Reads and compresses what changed. Gives the tar's digest and length.
+fn read_changes(
+    changes: &mut dyn ChangeSource,
+    options: &LayerOptions,
+    out: Handing,
+) -> Result<(Digest, u64), RootfsError> {
+    let compressor =
+        Compressor::new(out, options.compression, options.level, options.threads).map_err(written)?;
     let mut layer = Layer {
         tar: TarWriter::new(Hashing::new(compressor)),
         limit: options.mtime_limit,
@@ -92,16 +166,8 @@ pub fn write_layer(
     }
     let outer = layer.tar.finish().map_err(written)?;
     let (tar, uncompressed) = (outer.hasher.finish(), outer.length);
-    let inner = outer.out.finish().map_err(written)?;
-    let diff_id = DiffId::from_digest(&tar)
-        .ok_or_else(|| RootfsError::Archive("a layer's digest is no SHA-256".to_owned()))?;
-    Ok(LayerBlob {
-        digest: inner.hasher.finish(),
-        diff_id,
-        size: inner.length,
-        uncompressed,
-        compression: options.compression,
-    })
+    outer.out.finish().map_err(written)?.hand().map_err(written)?;
+    Ok((tar, uncompressed))
 }
 
 fn written(source: io::Error) -> RootfsError {
