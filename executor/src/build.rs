@@ -121,6 +121,7 @@ async fn open(
             uploads: Uploads::new(runtime.clone()),
             cache_uploads: Uploads::new(runtime.clone()),
             runtime,
+            writing: crate::layers::Gate::default(),
             view: std::sync::OnceLock::new(),
             scratch,
             request,

@@ -148,7 +148,7 @@ impl Course<'_> {
                 trees: self.trees.clone(),
                 finished: finished.clone(),
             };
-            running.spawn(blocking(move || Ok((place, work.build()?))));
+            running.spawn(blocking(move || Ok((place, Arc::new(work).build()?))));
         }
         Ok(())
     }

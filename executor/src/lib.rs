@@ -4,6 +4,7 @@
 //! is printed.
 
 mod attest;
+mod bare;
 mod build;
 mod copy;
 mod course;
@@ -14,11 +15,13 @@ mod foreign;
 mod house;
 mod image;
 mod join;
+mod layers;
 mod mounts;
 mod outputs;
 mod planning;
 mod product;
 mod remote;
+mod removal;
 mod request;
 mod results;
 mod retry;
@@ -41,9 +44,10 @@ pub use image::{Image, ImageFormat, Layer};
 pub use join::{Joined, join};
 pub use outputs::write_text;
 pub use product::{Attestation, Product};
+pub use removal::remove_tree;
 pub use request::{
     BuildRequest, Cache, CachePlace, DockerfileAt, Isolation, Layers, Output, RunMountFlag, Secret,
 };
-pub use scratch::{LAYER_CACHE, MOUNT_CACHE, Scratch, ScratchError, remove_tree};
+pub use scratch::{LAYER_CACHE, MOUNT_CACHE, Scratch, ScratchError};
 pub use trees::IMAGE_MARK;
 pub use users::{Identity, identity};

@@ -94,9 +94,7 @@ async fn push_blobs(
 ) -> Result<(), BuildError> {
     let layers = image.manifest.value().layers.iter().zip(&image.layers);
     for (_, layer) in layers.filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type)) {
-        let (shared, to, layer) = (Arc::clone(session), repository.clone(), layer.descriptor.clone());
-        let digest = layer.digest.clone();
-        session.uploads.send(repository, &digest, async move { push_layer(&shared, &to, &layer).await });
+        send_layer(session, repository, &layer.descriptor);
     }
     session.uploads.finish().await?;
     let config = &image.manifest.value().config;
@@ -116,6 +114,16 @@ async fn push_statements(
         session.registry.push_blob(repository, descriptor, bytes).await.map_err(BuildError::other)?;
     }
     Ok(())
+}
+
+/// Begins to send a layer, unless that was begun before.
+pub(crate) fn send_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor) {
+    if media_type::is_foreign(&layer.media_type) {
+        return;
+    }
+    let (shared, repository, layer) = (Arc::clone(session), to.clone(), layer.clone());
+    let digest = layer.digest.clone();
+    session.uploads.send(to, &digest, async move { push_layer(&shared, &repository, &layer).await });
 }
 
 async fn push_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor) -> Result<(), BuildError> {

@@ -69,7 +69,7 @@ impl BlobSink for Saved {
 }
 
 /// The last component of the URL's path.
-fn file_name(url: &str) -> String {
+pub(crate) fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
     match path.split_once('/').and_then(|(_, path)| path.trim_end_matches('/').rsplit('/').next()) {

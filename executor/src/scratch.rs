@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::removal::remove_tree;
+
 /// The names of our directories begin with this.
 const PREFIX: &str = "kiln-build-";
 
@@ -115,28 +117,6 @@ fn remove_leftovers(parent: &Path) -> bool {
         alone &= free;
     }
     alone
-}
-
-/// Removes a tree, opening directories that a step left unreadable to us.
-pub fn remove_tree(path: &Path) {
-    if fs::remove_dir_all(path).is_ok() {
-        return;
-    }
-    make_removable(path);
-    _ = fs::remove_dir_all(path);
-}
-
-fn make_removable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    if !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
-        return;
-    }
-    _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
-    if let Ok(entries) = fs::read_dir(path) {
-        for entry in entries.flatten() {
-            make_removable(&entry.path());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) uploads: Uploads,
     /// Results of steps, on their way to the layer cache.
     pub(crate) cache_uploads: Uploads,
+    /// Layers that are being written.
+    pub(crate) writing: crate::layers::Gate,
     pub(crate) view: OnceLock<Arc<dyn View>>,
     /// Last: it is removed when all the rest is gone.
     pub(crate) scratch: Scratch,

@@ -5,22 +5,38 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_oci::Descriptor;
-use kiln_oci::media_type::Compression;
 use kiln_plan::{
-    Base, BuildPlan, ContentQuestion, CopySource, CopyStep, Hit, Op, Stage, Step, TreeSource, Verdict,
+    Base, BuildPlan, ContentQuestion, CopySource, CopyStep, Hit, Op, RunStep, Stage, Step, TreeSource,
+    Verdict,
 };
 use kiln_rootfs::{
-    BaseLayer, Change, ChangeSource, EmptyView, IgnorePaths, LayerOptions, OverlayView, RootfsError,
-    TreePath, Unignored, View, Xattrs, skeleton, write_layer,
+    BaseLayer, ChangeSource, Delta, EmptyView, IgnorePaths, Interest, TreePath, Unignored, View,
 };
 
+use crate::bare::{Bare, cached_layer};
 use crate::copy::{self, Sources};
 use crate::error::BuildError;
 use crate::event::{Event, StepNews};
-use crate::image::{ImageFormat, Layer};
+use crate::image::Layer;
+use crate::layers::{self, StageLayers};
 use crate::planning::Found;
 use crate::session::{ContextTree, LayerOrigin, Session, check_user};
-use crate::trees::{Trees, base_layer};
+use crate::trees::Trees;
+
+/// What a step made.
+struct Made {
+    changes: Box<dyn ChangeSource>,
+    rest: Rest,
+}
+
+/// What is left to do for the tree of the stage.
+enum Rest {
+    /// The open step is closed.
+    Commit,
+    /// The delta becomes part of the tree.
+    Apply(Delta),
+    Nothing,
+}
 
 /// What finished stages leave: their layers, base first, by place in the plan.
 pub(crate) type Finished = HashMap<usize, Vec<Layer>>;
@@ -45,7 +61,7 @@ pub(crate) struct StageWork {
 }
 
 impl StageWork {
-    fn stage(&self) -> &Stage {
+    pub(crate) fn stage(&self) -> &Stage {
         &self.plan.stages[self.place]
     }
 
@@ -61,10 +77,14 @@ impl StageWork {
     }
 
     /// Builds the stage and gives its layers, base first.
-    pub(crate) fn build(&self) -> Result<Done, BuildError> {
+    pub(crate) fn build(self: &Arc<Self>) -> Result<Done, BuildError> {
         let (session, stage) = (&self.session, self.stage());
         session.tell(Event::Stage { name: self.name() });
-        let mut layers = self.base_layers();
+        let base = self.base_layers();
+        if self.is_shipped() {
+            base.iter().for_each(|layer| layers::send(session, layer));
+        }
+        let mut layers = StageLayers::new(base);
         if stage.needs_tree {
             crate::retry::retried(session, "unpacking the base image", || self.plant())
                 .map_err(|error| self.blame(stage.span, error))?;
@@ -76,27 +96,34 @@ impl StageWork {
         let mut deltas = Bare::default();
         for (number, step) in stage.steps.iter().enumerate() {
             session.check_cancelled()?;
-            let made = match &step.verdict {
-                Verdict::Skip => continue,
+            layers.check()?;
+            match &step.verdict {
+                Verdict::Skip => {}
                 Verdict::Reuse(hit) => {
                     // What lies below the next copy are layers from now on.
                     deltas = Bare::default();
-                    self.reuse(step, hit, number, single)?
+                    if let Some(layer) = self.reuse(step, hit, number, single)? {
+                        layers.push(layer);
+                    }
                 }
                 Verdict::Run { .. } => {
                     self.news(step, number, StepNews::Runs);
                     self.warn_of_the_pods(step);
                     let began = Instant::now();
-                    let made = self.run(step, &layers, &mut deltas, single)?;
-                    let size = made.as_ref().map_or(0, |layer| layer.descriptor.size);
-                    self.news(step, number, StepNews::Done { took: began.elapsed(), size });
-                    made
+                    if let Some(made) = self.run(step, number, &mut layers, &mut deltas, single)? {
+                        self.add(step, number, began, made, &mut layers)?;
+                    } else {
+                        self.news(step, number, StepNews::Done { took: began.elapsed(), size: 0 });
+                    }
                 }
-            };
-            layers.extend(made);
+            }
         }
         if single && stage.needs_tree && !stage.steps.is_empty() {
-            layers.push(self.commit_open_step()?);
+            let trees = self.trees_in_use()?.snapshotter();
+            let mut changes = trees.changes(self.place).map_err(BuildError::other)?;
+            layers.push(layers::write(session, changes.as_mut())?);
+            drop(changes);
+            trees.commit(self.place).map_err(BuildError::other)?;
         }
         let mut answers = Vec::new();
         if stage.needs_tree {
@@ -104,7 +131,7 @@ impl StageWork {
             let keep = self.wanted_later();
             self.trees_in_use()?.snapshotter().leave(self.place, &keep).map_err(BuildError::other)?;
         }
-        Ok(Done { layers, answers })
+        Ok(Done { layers: layers.finish()?, answers })
     }
 
     /// What the planner wants to know of this stage's files. What can't be found is no answer: the step that wants it
@@ -124,6 +151,66 @@ impl StageWork {
             }
         }
         Ok(answers)
+    }
+
+    /// Whether the stage's layers are in the image: it is a target, or one is based on it.
+    fn is_shipped(&self) -> bool {
+        self.plan.targets.iter().any(|target| {
+            let mut place = *target;
+            loop {
+                match self.plan.stages[place].base {
+                    _ if place == self.place => return true,
+                    Base::Stage(base) => place = base,
+                    Base::Image(_) | Base::Scratch => return false,
+                }
+            }
+        })
+    }
+
+    /// Writes what a step changed as a layer on top of `layers`: while later steps run, where that is left as it is.
+    fn add(
+        self: &Arc<Self>,
+        step: &Step,
+        number: usize,
+        began: Instant,
+        made: Made,
+        layers: &mut StageLayers,
+    ) -> Result<(), BuildError> {
+        let Made { mut changes, rest } = made;
+        let span = step.span;
+        let (work, step) = (Arc::clone(self), step.clone());
+        let mut write = move || {
+            let written = layers::write(&work.session, changes.as_mut());
+            let layer = written.map_err(|error| work.blame(step.span, error))?;
+            work.news(&step, number, StepNews::Done { took: began.elapsed(), size: layer.descriptor.size });
+            work.session.note_made(&step.keys, &layer);
+            crate::results::store(&work.session, &step, &layer);
+            if work.is_shipped() {
+                layers::send(&work.session, &layer);
+            }
+            Ok(layer)
+        };
+        if self.changes_stay() {
+            self.finish(rest).map_err(|error| self.blame(span, error))?;
+            return layers.begin(write);
+        }
+        layers.push(write()?);
+        self.finish(rest).map_err(|error| self.blame(span, error))
+    }
+
+    /// Does what is left to do of a step once its changes may be disturbed.
+    fn finish(&self, rest: Rest) -> Result<(), BuildError> {
+        match rest {
+            Rest::Commit => self.trees_in_use()?.snapshotter().commit(self.place),
+            Rest::Apply(delta) => self.trees_in_use()?.snapshotter().apply(self.place, delta),
+            Rest::Nothing => Ok(()),
+        }
+        .map_err(BuildError::other)
+    }
+
+    /// Whether what a step changed stays as it is while later steps run.
+    fn changes_stay(&self) -> bool {
+        !self.stage().needs_tree || self.trees.as_ref().is_some_and(|trees| trees.changes_stay())
     }
 
     fn news(&self, step: &Step, number: usize, what: StepNews) {
@@ -180,14 +267,17 @@ impl StageWork {
 
     /// Makes the stage's tree as its base leaves it.
     fn plant(&self) -> Result<(), BuildError> {
-        let snapshotter = self.trees_in_use()?.snapshotter();
+        let trees = self.trees_in_use()?;
+        let snapshotter = trees.snapshotter();
         match self.stage().base {
             Base::Stage(base) => snapshotter.fork(self.place, base),
             Base::Scratch => snapshotter.base(self.place, &[]),
             Base::Image(_) => {
-                let layers: Vec<BaseLayer> = self
-                    .base_image()
-                    .map_or_else(Vec::new, |image| image.layers.iter().map(base_layer).collect());
+                let layers: Vec<BaseLayer> = self.base_image().map_or_else(Vec::new, |image| {
+                    // All at once: each is wanted, and the first bytes of the next are there when one is done.
+                    image.layers.iter().for_each(kiln_cache::LayerSource::begin);
+                    image.layers.iter().map(|layer| trees.base_layer(layer)).collect()
+                });
                 snapshotter.base(self.place, &layers)
             }
         }
@@ -214,62 +304,39 @@ impl StageWork {
         Ok((!single).then_some(Layer { descriptor, diff_id: hit.diff_id }))
     }
 
-    /// Does a step. Gives its layer; none where all steps share one.
+    /// Does a step. Gives what it made; nothing where all steps share one layer.
     fn run(
         &self,
         step: &Step,
-        layers: &[Layer],
+        number: usize,
+        layers: &mut StageLayers,
         bare: &mut Bare,
         single: bool,
-    ) -> Result<Option<Layer>, BuildError> {
+    ) -> Result<Option<Made>, BuildError> {
+        let run = |run: &RunStep| {
+            crate::run_step::run(self, step, run)?;
+            if single {
+                return Ok(None);
+            }
+            let changes = self.trees_in_use()?.snapshotter().changes(self.place);
+            Ok(Some(Made { changes: changes.map_err(BuildError::other)?, rest: Rest::Commit }))
+        };
         let result = match &step.op {
-            Op::Run(run) => crate::run_step::run(self, step, run)
-                .and_then(|()| if single { Ok(None) } else { self.commit_open_step().map(Some) }),
-            Op::Copy(_) | Op::MakeDirectory(_) => self.place_files(step, layers, bare, single),
+            Op::Run(step) => run(step),
+            Op::Copy(_) | Op::MakeDirectory(_) => self.place_files(step, number, layers, bare, single),
         };
-        let made = result.map_err(|error| self.blame(step.span, error))?;
-        if let Some(layer) = &made {
-            self.session.note_made(&step.keys, layer);
-            crate::results::store(&self.session, step, layer);
-        }
-        Ok(made)
-    }
-
-    /// Writes what the open step changed as a layer, and closes the step.
-    fn commit_open_step(&self) -> Result<Layer, BuildError> {
-        let trees = self.trees_in_use()?;
-        let mut changes = trees.snapshotter().changes(self.place).map_err(BuildError::other)?;
-        let layer = self.write(changes.as_mut())?;
-        drop(changes);
-        trees.snapshotter().commit(self.place).map_err(BuildError::other)?;
-        Ok(layer)
-    }
-
-    fn write(&self, changes: &mut dyn ChangeSource) -> Result<Layer, BuildError> {
-        let (session, request) = (&self.session, &self.session.request.layers);
-        let options = LayerOptions {
-            compression: request.compression,
-            level: request.level,
-            mtime_limit: request.mtime_limit,
-            ..LayerOptions::default()
-        };
-        let mut writer = session.blobs.writer(None).map_err(BuildError::other)?;
-        let blob =
-            write_layer(&mut WithoutRoot(changes), &options, &mut writer).map_err(BuildError::other)?;
-        writer.commit().map_err(BuildError::other)?;
-        session.remember(&blob.digest, LayerOrigin::Made);
-        let media_type = ImageFormat::Oci.layer(blob.compression);
-        Ok(Layer { descriptor: Descriptor::new(media_type, blob.digest, blob.size), diff_id: blob.diff_id })
+        result.map_err(|error| self.blame(step.span, error))
     }
 
     /// COPY, ADD and WORKDIR.
     fn place_files(
         &self,
         step: &Step,
-        layers: &[Layer],
+        number: usize,
+        layers: &mut StageLayers,
         bare: &mut Bare,
         single: bool,
-    ) -> Result<Option<Layer>, BuildError> {
+    ) -> Result<Option<Made>, BuildError> {
         let session = &self.session;
         check_user()?;
         let sources = match &step.op {
@@ -279,7 +346,7 @@ impl StageWork {
         let below: Arc<dyn View> = if self.stage().needs_tree {
             self.trees_in_use()?.snapshotter().view(self.place).map_err(BuildError::other)?
         } else {
-            bare.view(self, step, sources.as_ref(), layers)?
+            bare.view(self, step, number, layers)?
         };
         let room = session.directory("deltas")?;
         let into = tempfile::tempdir_in(&room).map_err(BuildError::other)?.keep();
@@ -299,20 +366,38 @@ impl StageWork {
                 ));
             }
         };
-        let made = if single && self.stage().needs_tree {
-            None
-        } else {
-            let below: Arc<dyn View> = if linked { Arc::new(EmptyView) } else { below };
-            let changes = delta.changes(below).map_err(BuildError::other)?;
-            let ignore = IgnorePaths::new(&session.request.layers.ignored);
-            Some(self.write(&mut Unignored::new(changes, ignore))?)
-        };
-        if self.stage().needs_tree {
-            self.trees_in_use()?.snapshotter().apply(self.place, delta).map_err(BuildError::other)?;
+        if single && self.stage().needs_tree {
+            self.finish(Rest::Apply(delta))?;
+            return Ok(None);
+        }
+        let below: Arc<dyn View> = if linked { Arc::new(EmptyView) } else { below };
+        let changes = delta.changes(below).map_err(BuildError::other)?;
+        let ignore = IgnorePaths::new(&session.request.layers.ignored);
+        let changes = Box::new(Unignored::new(changes, ignore));
+        let rest = if self.stage().needs_tree {
+            Rest::Apply(delta)
         } else {
             bare.deltas.insert(0, into);
+            Rest::Nothing
+        };
+        Ok(Some(Made { changes, rest }))
+    }
+
+    /// What a step that only places files may look at in the tree below.
+    pub(crate) fn interest(&self, step: &Step, interest: &mut Interest) -> Result<(), BuildError> {
+        match &step.op {
+            Op::Copy(copy) => {
+                let ContextTree { view, place } = self.tree(&copy.from)?;
+                copy::interest(copy, &view, &place, interest).map_err(BuildError::other)?;
+            }
+            Op::MakeDirectory(directory) => {
+                for path in [directory.path.as_str(), "etc/passwd", "etc/group"] {
+                    interest.path(&TreePath::new(path));
+                }
+            }
+            Op::Run(_) => {}
         }
-        Ok(made)
+        Ok(())
     }
 
     /// What a copy reads.
@@ -383,95 +468,8 @@ impl StageWork {
     }
 }
 
-/// Changes without the tree's own root: an image says nothing of it, whatever a step does to its mode.
-struct WithoutRoot<'a>(&'a mut dyn ChangeSource);
-
-impl ChangeSource for WithoutRoot<'_> {
-    fn next(&mut self) -> Result<Option<Change>, RootfsError> {
-        loop {
-            match self.0.next()? {
-                Some(change) if change.path.is_root() => {}
-                change => return Ok(change),
-            }
-        }
-    }
-
-    fn open(&mut self, path: &TreePath) -> Result<std::fs::File, RootfsError> {
-        self.0.open(path)
-    }
-
-    fn xattrs(&mut self, path: &TreePath) -> Result<Xattrs, RootfsError> {
-        self.0.xattrs(path)
-    }
-}
-
 /// The directory above the first wildcard of a source word.
 fn before_wildcard(word: &str) -> TreePath {
     let fixed: Vec<&str> = word.split('/').take_while(|part| !part.contains(['*', '?', '[', '\\'])).collect();
     TreePath::new(fixed.join("/"))
-}
-
-/// A cached layer for a snapshotter; its bytes are brought here first.
-fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, BuildError> {
-    if let Some(path) = session.cache.unpacked(hit) {
-        return Ok(BaseLayer::Unpacked { diff_id: hit.diff_id, path });
-    }
-    let blob = session.runtime.block_on(session.bring(hit))?;
-    Ok(BaseLayer::Blob {
-        diff_id: hit.diff_id,
-        open: Arc::new(move || Ok(Box::new(blob.reader()))),
-        compression: Compression::of_layer(&hit.media_type).unwrap_or(Compression::Gzip),
-    })
-}
-
-/// A stage without a tree: what COPY looks at is a skeleton of the base, with the deltas of the steps so far on top.
-#[derive(Default)]
-struct Bare {
-    /// Topmost first.
-    deltas: Vec<std::path::PathBuf>,
-}
-
-impl Bare {
-    fn view(
-        &self,
-        work: &StageWork,
-        step: &Step,
-        sources: Option<&Sources>,
-        layers: &[Layer],
-    ) -> Result<Arc<dyn View>, BuildError> {
-        let session = &work.session;
-        let interest = match (&step.op, sources) {
-            (Op::Copy(copy), Some(sources)) => copy::interest(copy, sources).map_err(BuildError::other)?,
-            (Op::MakeDirectory(directory), _) => {
-                vec![TreePath::new(&directory.path), TreePath::new("etc/passwd"), TreePath::new("etc/group")]
-            }
-            _ => Vec::new(),
-        };
-        let below =
-            layers[..layers.len() - self.deltas.len()].iter().map(|layer| base_layer_of(session, layer));
-        let below = below.collect::<Result<Vec<_>, _>>()?;
-        let into = tempfile::tempdir_in(session.directory("skeletons")?).map_err(BuildError::other)?.keep();
-        let base: Arc<dyn View> = Arc::new(skeleton(&below, &interest, &into).map_err(BuildError::other)?);
-        if self.deltas.is_empty() {
-            return Ok(base);
-        }
-        Ok(Arc::new(OverlayView::on(&self.deltas, Some(base)).map_err(BuildError::other)?))
-    }
-}
-
-/// A layer of the stage as a snapshotter takes it, from wherever its bytes are.
-fn base_layer_of(session: &Session, layer: &Layer) -> Result<BaseLayer, BuildError> {
-    match session.origin(&layer.descriptor.digest) {
-        LayerOrigin::Image(source) => Ok(base_layer(&source)),
-        LayerOrigin::Cached(hit) => cached_layer(session, &hit),
-        LayerOrigin::Made => {
-            let blob = session.blobs.blob_of(&layer.descriptor).map_err(BuildError::other)?;
-            let blob = blob.ok_or_else(|| BuildError::other("a layer that was just made is gone"))?;
-            Ok(BaseLayer::Blob {
-                diff_id: layer.diff_id,
-                open: Arc::new(move || Ok(Box::new(blob.reader()))),
-                compression: Compression::of_layer(&layer.descriptor.media_type).unwrap_or(Compression::Gzip),
-            })
-        }
-    }
 }

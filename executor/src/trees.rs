@@ -129,6 +129,11 @@ impl Trees {
         self.enclosure.rung() != Rung::Root
     }
 
+    /// A layer for the snapshotter. A plain tree can't be undone, so it gets bytes that were verified.
+    pub(crate) fn base_layer(&self, layer: &LayerSource) -> BaseLayer {
+        base_layer(layer, self.enclosure.rung() == Rung::Overlay)
+    }
+
     /// The tree of an image that COPY or a mount reads.
     pub(crate) fn image(&self, name: &str, layers: &[LayerSource]) -> Result<Arc<dyn View>, BuildError> {
         let tree = {
@@ -143,7 +148,7 @@ impl Trees {
         };
         let mut made = tree.made.lock().unwrap_or_else(PoisonError::into_inner);
         if !*made {
-            let layers: Vec<BaseLayer> = layers.iter().map(base_layer).collect();
+            let layers: Vec<BaseLayer> = layers.iter().map(|layer| self.base_layer(layer)).collect();
             snapshotter.base(tree.place, &layers).map_err(BuildError::other)?;
             *made = true;
         }
@@ -151,16 +156,21 @@ impl Trees {
     }
 }
 
-/// A layer of an image, for a snapshotter.
-pub(crate) fn base_layer(layer: &LayerSource) -> BaseLayer {
-    if let Some(path) = layer.unpacked() {
-        BaseLayer::Unpacked { diff_id: *layer.diff_id(), path }
-    } else {
-        let source = layer.clone();
-        BaseLayer::Blob {
-            diff_id: *layer.diff_id(),
-            open: Arc::new(move || source.open_layer().map_err(std::io::Error::other)),
-            compression: layer.compression(),
+/// A layer of an image. With `streamed`, its bytes come while they are downloaded and are only known to be sound at their
+/// end: for those who throw away what they made of them if that fails, and ask again.
+pub(crate) fn base_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
+    match layer.unpacked() {
+        Some(path) => BaseLayer::Unpacked { diff_id: *layer.diff_id(), path },
+        None => {
+            let source = layer.clone();
+            BaseLayer::Blob {
+                diff_id: *layer.diff_id(),
+                open: Arc::new(move || match streamed {
+                    true => source.stream(),
+                    false => source.open_layer().map_err(std::io::Error::other),
+                }),
+                compression: layer.compression(),
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The few paths of an image that a COPY may look at, without unpacking it: layers are read through, and of what they
-//! hold only the interesting entries are written.
+//! The few paths of an image that a COPY may look at, without unpacking it: layers are read through, several at a time,
+//! and of what they hold only the interesting entries are written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
@@ -12,7 +13,8 @@ use crate::delta::disk;
 use crate::error::Doing;
 use crate::tar_read::{Entry, EntryKind, TarReader};
 use crate::{
-    BaseLayer, DirectoryView, Kind, Meta, Root, RootfsError, Timestamp, TreePath, View, decompress, resolve,
+    BaseLayer, DirectoryView, Interest, Kind, Meta, Root, RootfsError, Timestamp, TreePath, View, Xattrs,
+    decompress,
 };
 
 /// Files longer than this are of interest only for what they are: their content is left out.
@@ -21,47 +23,69 @@ const MOST_CONTENT: u64 = 4 << 20;
 /// Rounds of following links that lead to paths which were not of interest before.
 const MAX_ROUNDS: usize = 8;
 
-/// Makes a tree in the new directory `into` that has, of the image made of `layers` (base first), the entries at
-/// `interest` and above them, wherever links lead there. Contents of large files are holes.
+/// How many layers are read at a time.
+const THREADS: usize = 4;
+
+/// How much a layer keeps in memory, in bytes, while the layers below it are not read yet.
+const KEPT: u64 = 4 << 20;
+
+/// Makes a tree in the new directory `into` that has, of the image made of `layers` (base first), the entries that are of
+/// `interest`, wherever links lead there. Contents of large files are holes.
 pub fn skeleton(
     layers: &[BaseLayer],
-    interest: &[TreePath],
+    interest: &Interest,
     into: &Path,
 ) -> Result<DirectoryView, RootfsError> {
-    let mut wanted: BTreeSet<TreePath> = BTreeSet::new();
-    for path in interest {
-        want(&mut wanted, path);
-    }
+    let mut interest = interest.clone();
     for round in 0..MAX_ROUNDS {
         let directory = into.join(round.to_string());
         std::fs::create_dir_all(&directory).doing("make the directory", &directory)?;
         rustix::fs::chmod(&directory, Mode::from_raw_mode(0o755)).doing("change the mode of", &directory)?;
-        let mut times = Times::new();
-        for layer in layers {
-            read_layer(layer, &wanted, &directory, &mut times)?;
-        }
+        let Noted { links, times } = read_layers(layers, &interest, &directory)?;
         set_times(&Root::open(&directory)?, &times)?;
         let view = DirectoryView::open(&directory)?;
-        let before = wanted.len();
-        for path in interest {
-            want(&mut wanted, &resolve(&view, path)?);
-        }
-        if wanted.len() == before {
+        if !interest.follow(&view, &links)? {
             return Ok(view);
         }
     }
     Err(RootfsError::Tree { path: TreePath::root(), why: "has links that lead on and on".to_owned() })
 }
 
-fn want(wanted: &mut BTreeSet<TreePath>, path: &TreePath) {
-    wanted.extend(path.ancestors());
-    wanted.insert(path.clone());
+/// Whose turn it is to write: layers go into the tree in their order, whoever is read first.
+struct Turn {
+    state: Mutex<State>,
+    moved: Condvar,
 }
 
-/// The mtimes of directories, which what is made in them later would move.
-type Times = BTreeMap<TreePath, Timestamp>;
+struct State {
+    /// The layer that may write.
+    at: usize,
+    /// The next layer that nobody reads yet.
+    next: usize,
+    noted: Noted,
+    failure: Option<RootfsError>,
+}
 
-fn set_times(root: &Root, times: &Times) -> Result<(), RootfsError> {
+/// What is wanted of a tree besides its files.
+#[derive(Default)]
+struct Noted {
+    /// The links that were written.
+    links: Vec<TreePath>,
+    /// The mtimes of directories, which what is made in them later would move.
+    times: BTreeMap<TreePath, Timestamp>,
+}
+
+impl Noted {
+    fn wrote(&mut self, path: &TreePath, meta: &Meta) {
+        match meta.kind {
+            Kind::Symlink => self.links.push(path.clone()),
+            Kind::Directory => _ = self.times.insert(path.clone(), meta.mtime),
+            _ => {}
+        }
+    }
+}
+
+fn set_times(root: &Root, times: &BTreeMap<TreePath, Timestamp>) -> Result<(), RootfsError> {
     for (path, mtime) in times {
         if root.stat(path)?.is_some_and(|meta| meta.is_dir()) {
             let directory = root.directory(path)?;
@@ -71,50 +95,187 @@ fn set_times(root: &Root, times: &Times) -> Result<(), RootfsError> {
     Ok(())
 }
 
+impl Turn {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `layer` may write. `false` if that will never be, because another one failed.
+    fn wait(&self, layer: usize) -> bool {
+        let mut state = self.state();
+        while state.at != layer && state.failure.is_none() {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.failure.is_none()
+    }
+
+    fn ended(&self, result: Result<(), RootfsError>) {
+        let mut state = self.state();
+        match result {
+            Ok(()) => state.at += 1,
+            Err(error) => _ = state.failure.get_or_insert(error),
+        }
+        self.moved.notify_all();
+    }
+}
+
+fn read_layers(layers: &[BaseLayer], interest: &Interest, into: &Path) -> Result<Noted, RootfsError> {
+    let state = State { at: 0, next: 0, noted: Noted::default(), failure: None };
+    let turn = Turn { state: Mutex::new(state), moved: Condvar::new() };
+    // Layers are begun in their order, so the one whose turn it is is always being read by somebody.
+    let worker = || {
+        loop {
+            let number = {
+                let mut state = turn.state();
+                state.next += 1;
+                state.next - 1
+            };
+            let Some(layer) = layers.get(number) else { return };
+            let result = read_layer(layer, number, interest, into, &turn);
+            let failed = result.is_err();
+            turn.ended(result);
+            if failed {
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..THREADS.min(layers.len()) {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+    let state = turn.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match state.failure {
+        Some(error) => Err(error),
+        None => Ok(state.noted),
+    }
+}
+
 fn read_layer(
     layer: &BaseLayer,
-    wanted: &BTreeSet<TreePath>,
+    number: usize,
+    interest: &Interest,
     into: &Path,
-    times: &mut Times,
+    turn: &Turn,
 ) -> Result<(), RootfsError> {
     match layer {
-        BaseLayer::Unpacked { path, .. } => from_directory(path, wanted, into, times),
+        BaseLayer::Unpacked { path, .. } => {
+            if turn.wait(number) {
+                from_directory(path, interest, into, &mut |path, meta| turn.state().noted.wrote(path, meta))?;
+            }
+            Ok(())
+        }
         BaseLayer::Blob { open, compression, .. } => {
             let bytes = open().doing("open a layer for", into)?;
-            from_blob(decompress(bytes, *compression), wanted, into, times)
+            let root = Root::open(into)?;
+            let mut work = Reading { root, number, turn, kept: Vec::new(), size: 0, ours: false };
+            work.blob(decompress(bytes, *compression), interest)
         }
     }
 }
 
-fn from_blob(
-    input: impl Read,
-    wanted: &BTreeSet<TreePath>,
-    into: &Path,
-    times: &mut Times,
-) -> Result<(), RootfsError> {
-    let root = Root::open(into)?;
-    let mut tar = TarReader::new(input);
-    while let Some(entry) = tar.next()? {
-        let Some(path) = TreePath::strict(&entry.path) else {
-            let path = String::from_utf8_lossy(&entry.path).into_owned();
-            return Err(RootfsError::Escape { path, why: "leads out of the tree by .." });
-        };
-        if let Some(name) = path.name().strip_prefix(b".wh.") {
-            let parent = path.parent().unwrap_or_default();
-            if let Ok(directory) = root.directory(&parent) {
-                remove(&root, &directory, &parent, name)?;
+/// One thing that a layer says of the tree.
+enum Said {
+    Gone(TreePath),
+    There { path: TreePath, meta: Meta, xattrs: Xattrs, content: Option<Vec<u8>> },
+}
+
+/// A layer that is read, maybe before its turn.
+struct Reading<'a> {
+    root: Root,
+    number: usize,
+    turn: &'a Turn,
+    kept: Vec<Said>,
+    size: u64,
+    /// Its turn has come.
+    ours: bool,
+}
+
+impl Reading<'_> {
+    fn blob(&mut self, input: impl Read, interest: &Interest) -> Result<(), RootfsError> {
+        let mut tar = TarReader::new(input);
+        while let Some(entry) = tar.next()? {
+            let Some(path) = TreePath::strict(&entry.path) else {
+                let path = String::from_utf8_lossy(&entry.path).into_owned();
+                return Err(RootfsError::Escape { path, why: "leads out of the tree by .." });
+            };
+            let said = if path.name().starts_with(b".wh.") {
+                // Of what it names nothing is there unless something above it was wanted.
+                if !interest.wants(&path.parent().unwrap_or_default())? {
+                    continue;
+                }
+                Said::Gone(path)
+            } else if interest.wants(&path)? {
+                let meta = meta_of(&entry);
+                let content = content(&meta, &mut tar).doing("read a layer for", path.to_string())?;
+                Said::There { path, meta, xattrs: entry.xattrs.clone(), content }
+            } else {
+                continue;
+            };
+            if !self.say(said)? {
+                return Ok(());
             }
-        } else if wanted.contains(&path) {
-            let meta = meta_of(&entry);
-            put(&root, &path, &meta, &entry.xattrs, &mut tar)?;
-            if meta.is_dir() {
-                times.insert(path, meta.mtime);
+        }
+        // To the very end: there the digest is checked.
+        let mut rest = tar.into_inner();
+        io::copy(&mut rest, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
+        if self.ours || self.turn.wait(self.number) { self.write_kept() } else { Ok(()) }
+    }
+
+    /// Writes it, or keeps it until it is our turn. `false` if nobody wants it any more.
+    fn say(&mut self, said: Said) -> Result<bool, RootfsError> {
+        if let Said::There { path, content, .. } = &said {
+            self.size += path.as_bytes().len() as u64 + 256;
+            self.size += content.as_ref().map_or(0, |content| content.len() as u64);
+        }
+        if self.ours {
+            return self.write(said).map(|()| true);
+        }
+        self.kept.push(said);
+        if self.size < KEPT {
+            return Ok(true);
+        }
+        self.ours = self.turn.wait(self.number);
+        self.write_kept()?;
+        Ok(self.ours)
+    }
+
+    fn write_kept(&mut self) -> Result<(), RootfsError> {
+        for said in std::mem::take(&mut self.kept) {
+            self.write(said)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, said: Said) -> Result<(), RootfsError> {
+        match said {
+            Said::Gone(path) => {
+                let parent = path.parent().unwrap_or_default();
+                match self.root.directory(&parent) {
+                    Ok(directory) => {
+                        remove(&self.root, &directory, &parent, path.name().get(4..).unwrap_or_default())
+                    }
+                    Err(_) => Ok(()),
+                }
+            }
+            Said::There { path, meta, xattrs, content } => {
+                put(&self.root, &path, &meta, &xattrs, &mut content.as_deref().unwrap_or_default())?;
+                self.turn.state().noted.wrote(&path, &meta);
+                Ok(())
             }
         }
     }
-    let mut rest = tar.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
-    Ok(())
+}
+
+/// A file's bytes, unless they are too many or none of the entry's.
+fn content(meta: &Meta, tar: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    if meta.kind != Kind::File || meta.size > MOST_CONTENT {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    tar.take(meta.size).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// A whiteout, without its prefix; `.wh..opq` is what is left of an opaque mark.
@@ -187,12 +348,11 @@ fn put(
 }
 
 fn fill(file: &mut File, size: u64, content: &mut impl Read) -> io::Result<()> {
-    if size > MOST_CONTENT {
-        return file.set_len(size);
+    if size <= MOST_CONTENT {
+        let mut bytes = Vec::new();
+        content.take(size).read_to_end(&mut bytes)?;
+        file.write_all(&bytes)?;
     }
-    let mut bytes = Vec::new();
-    content.take(size).read_to_end(&mut bytes)?;
-    file.write_all(&bytes)?;
     file.set_len(size)
 }
 
@@ -224,37 +384,65 @@ fn dress(
 /// The same from a layer that is unpacked already.
 fn from_directory(
     layer: &Path,
-    wanted: &BTreeSet<TreePath>,
+    interest: &Interest,
     into: &Path,
-    times: &mut Times,
+    wrote: &mut dyn FnMut(&TreePath, &Meta),
 ) -> Result<(), RootfsError> {
-    let (from, to) = (DirectoryView::open(layer)?, Root::open(into)?);
-    for path in wanted {
-        let Some(meta) = from.stat(path)? else { continue };
+    let mut work = Unpacked { from: DirectoryView::open(layer)?, to: Root::open(into)?, interest, wrote };
+    for path in interest.points() {
+        work.entry(path)?;
+    }
+    for place in interest.places() {
+        if work.from.stat(place)?.is_some_and(|meta| meta.is_dir()) {
+            work.below(place)?;
+        }
+    }
+    Ok(())
+}
+
+struct Unpacked<'a> {
+    from: DirectoryView,
+    to: Root,
+    interest: &'a Interest,
+    wrote: &'a mut dyn FnMut(&TreePath, &Meta),
+}
+
+impl Unpacked<'_> {
+    fn below(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        for name in self.from.list(path)? {
+            let child = path.join(&name);
+            if self.interest.wants(&child)? && self.entry(&child)? {
+                self.below(&child)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives whether it is a directory.
+    fn entry(&mut self, path: &TreePath) -> Result<bool, RootfsError> {
+        let Some(meta) = self.from.stat(path)? else { return Ok(false) };
         let parent = path.parent().unwrap_or_default();
         if meta.is_whiteout() {
-            if let Ok(directory) = to.directory(&parent) {
+            if let Ok(directory) = self.to.directory(&parent) {
                 disk::remove_all(&directory, path.name()).doing("remove", path.to_string())?;
             }
-            continue;
+            return Ok(false);
         }
-        if meta.is_dir() && is_opaque(&from, path)? && to.stat(path)?.is_some() {
-            let directory = to.directory(&parent)?;
+        if meta.is_dir() && is_opaque(&self.from, path)? && self.to.stat(path)?.is_some() {
+            let directory = self.to.directory(&parent)?;
             if !path.is_root() {
                 disk::remove_all(&directory, path.name()).doing("remove", path.to_string())?;
             }
         }
-        let xattrs = from.xattrs(path)?;
+        let xattrs = self.from.xattrs(path)?;
         if meta.kind == Kind::File {
-            put(&to, path, &meta, &xattrs, &mut from.open(path)?)?;
+            put(&self.to, path, &meta, &xattrs, &mut self.from.open(path)?)?;
         } else {
-            put(&to, path, &meta, &xattrs, &mut io::empty())?;
+            put(&self.to, path, &meta, &xattrs, &mut io::empty())?;
         }
-        if meta.is_dir() {
-            times.insert(path.clone(), meta.mtime);
-        }
+        (self.wrote)(path, &meta);
+        Ok(meta.is_dir())
     }
-    Ok(())
 }
 
 fn is_opaque(view: &DirectoryView, path: &TreePath) -> Result<bool, RootfsError> {

@@ -11,11 +11,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_context::{ContextError, Selector, is_archive, select, walk};
+use kiln_context::{ContextError, Item, Selector, is_archive, select};
 use kiln_plan::{CopySource, CopyStep, DirectoryStep};
 use kiln_rootfs::{
-    Delta, DeltaBuilder, DirectoryView, EmptyView, Kind, Meta, RootfsError, Timestamp, TreePath, View,
-    resolve,
+    Delta, DeltaBuilder, DirectoryView, EmptyView, Interest, Kind, Meta, RootfsError, Timestamp, TreePath,
+    View, resolve,
 };
 
 use mode::Mode;
@@ -199,10 +199,18 @@ pub(crate) fn make_directory(
     Ok(builder.finish()?)
 }
 
-/// The paths of the tree below that a copy may look at: for building a skeleton of a tree that is nowhere on disk.
-pub(crate) fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePath>, CopyError> {
+/// Adds to `interest` what a copy out of `tree`, which messages call `place`, may look at in the tree below: for making a
+/// skeleton of a tree that is nowhere on disk. Nothing is downloaded for that.
+pub(crate) fn interest(
+    step: &CopyStep,
+    tree: &Arc<dyn View>,
+    place: &str,
+    interest: &mut Interest,
+) -> Result<(), CopyError> {
     let destination = TreePath::new(&step.destination);
-    let mut paths = vec![destination.clone(), TreePath::new("etc/passwd"), TreePath::new("etc/group")];
+    for path in [&destination, &TreePath::new("etc/passwd"), &TreePath::new("etc/group")] {
+        interest.path(path);
+    }
     for source in &step.sources {
         match source {
             CopySource::Path(word) => {
@@ -210,31 +218,45 @@ pub(crate) fn interest(step: &CopyStep, sources: &Sources) -> Result<Vec<TreePat
                     words: vec![word.clone()],
                     parents: step.parents,
                     excludes: step.excludes.clone(),
-                    place: sources.place.clone(),
+                    place: place.to_owned(),
                 };
-                let Ok(items) = select(sources.tree.as_ref(), &selector) else { continue };
+                // What is missing is an error when it is copied.
+                let Ok(items) = select(tree.as_ref(), &selector) else { continue };
                 for item in items {
-                    paths.push(destination.join(&item.name));
-                    if step.add.is_some() && item.meta.kind == Kind::File {
-                        paths.extend(archive::paths(&sources.tree.open(&item.source)?, &destination));
-                    }
-                    walk(sources.tree.as_ref(), &item, &mut |visit| {
-                        paths.push(destination.join_path(visit.path));
-                        Ok(())
-                    })?;
+                    item_interest(step, tree, &item, interest)?;
                 }
+            }
+            CopySource::Http(_) if step.add.as_ref().is_some_and(|add| add.unpack == Some(true)) => {
+                interest.all(&destination);
             }
             CopySource::Http(url) => {
-                if let Some(found) = sources.downloaded.get(url) {
-                    paths.push(destination.join(found.name.as_bytes()));
-                    if let Ok(file) = File::open(&found.path) {
-                        paths.extend(archive::paths(&file, &destination));
-                    }
-                }
+                interest.path(&destination.join(crate::remote::file_name(url).as_bytes()));
             }
-            CopySource::Git(_) => {}
+            CopySource::Git(_) => interest.all(&destination),
         }
     }
-    paths.extend(step.inline.iter().map(|file| destination.join(file.name.as_bytes())));
-    Ok(paths)
+    for file in &step.inline {
+        interest.path(&destination.join(file.name.as_bytes()));
+    }
+    Ok(())
+}
+
+fn item_interest(
+    step: &CopyStep,
+    tree: &Arc<dyn View>,
+    item: &Item,
+    interest: &mut Interest,
+) -> Result<(), CopyError> {
+    let destination = TreePath::new(&step.destination);
+    if item.meta.is_dir() {
+        interest.copy(&destination, tree, &item.source);
+        return Ok(());
+    }
+    interest.path(&destination.join(&item.name));
+    if step.add.is_some() && item.meta.kind == Kind::File {
+        for path in archive::paths(&tree.open(&item.source)?, &destination) {
+            interest.path(&path);
+        }
+    }
+    Ok(())
 }

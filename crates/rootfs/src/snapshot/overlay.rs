@@ -189,10 +189,14 @@ impl OverlaySnapshotter {
         let dir = self.layer_path(number);
         match layer {
             BaseLayer::Blob { open, compression, .. } => {
-                unpack::into_upper(layer, open, *compression, &dir, &self.options).inspect_err(|_| {
-                    // The error is about the layer; what is left of it is removed as far as that goes.
-                    drop(remove_all(CWD, bytes(&dir)));
-                })
+                let extract = || {
+                    unpack::into_upper(layer, open, *compression, &dir, &self.options).inspect_err(|_| {
+                        // The error is about the layer; what is left of it is removed as far as that goes.
+                        drop(remove_all(CWD, bytes(&dir)));
+                    })
+                };
+                // Bytes can be given before they are known to be sound: those that are wrong are asked for again.
+                extract().or_else(|_| extract())
             }
             BaseLayer::Unpacked { path, .. } => {
                 let fail = |error| failed("use the unpacked layer", bytes(path), error);

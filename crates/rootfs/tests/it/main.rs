@@ -1,7 +1,9 @@
 //! Layers written and extracted for real. Some rules need root, as a builder in a pod has it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod exact;
 mod hostile;
+mod looks;
 mod round_trip;
 
 use std::io::Read;

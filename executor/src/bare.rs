@@ -1,0 +1,114 @@
+//! A stage without a tree: COPY looks at a skeleton of its base, and each step is a delta on top.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_oci::media_type::Compression;
+use kiln_plan::{Hit, Step, Verdict};
+use kiln_rootfs::{BaseLayer, Interest, OverlayView, View, skeleton};
+
+use crate::error::BuildError;
+use crate::image::Layer;
+use crate::layers::StageLayers;
+use crate::session::{LayerOrigin, Session};
+use crate::stage::StageWork;
+use crate::trees::base_layer;
+
+/// A cached layer for a snapshotter; its bytes are brought here first.
+pub(crate) fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, BuildError> {
+    if let Some(path) = session.cache.unpacked(hit) {
+        return Ok(BaseLayer::Unpacked { diff_id: hit.diff_id, path });
+    }
+    if let Some(path) = session.cache.unpacked(hit) {
+        return Ok(BaseLayer::Unpacked { diff_id: hit.diff_id, path });
+    }
+    let blob = session.runtime.block_on(session.bring(hit))?;
+    Ok(BaseLayer::Blob {
+        diff_id: hit.diff_id,
+        open: Arc::new(move || Ok(Box::new(blob.reader()))),
+        compression: Compression::of_layer(&hit.media_type).unwrap_or(Compression::Gzip),
+    })
+}
+
+/// What COPY looks at: a skeleton of the base, with the deltas of the steps so far on top.
+#[derive(Default)]
+pub(crate) struct Bare {
+    /// Topmost first.
+    pub(crate) deltas: Vec<PathBuf>,
+    /// The base, as far as steps from that place on may look at it.
+    base: Option<(Vec<usize>, Arc<dyn View>)>,
+}
+
+impl Bare {
+    pub(crate) fn view(
+        &mut self,
+        work: &StageWork,
+        step: &Step,
+        number: usize,
+        layers: &mut StageLayers,
+    ) -> Result<Arc<dyn View>, BuildError> {
+        let base = match &self.base {
+            Some((steps, base)) if steps.contains(&number) => Arc::clone(base),
+            _ => {
+                let below = layers.lowest(layers.len() - self.deltas.len())?;
+                self.skeleton(work, step, number, &below)?
+            }
+        };
+        if self.deltas.is_empty() {
+            return Ok(base);
+        }
+        Ok(Arc::new(OverlayView::on(&self.deltas, Some(base)).map_err(BuildError::other)?))
+    }
+
+    /// Reads the layers once, for this step and those after it.
+    fn skeleton(
+        &mut self,
+        work: &StageWork,
+        step: &Step,
+        number: usize,
+        below: &[Layer],
+    ) -> Result<Arc<dyn View>, BuildError> {
+        let session = &work.session;
+        let mut interest = Interest::default();
+        work.interest(step, &mut interest)?;
+        let mut steps = vec![number];
+        for (later, step) in work.stage().steps.iter().enumerate().skip(number + 1) {
+            match step.verdict {
+                Verdict::Reuse(_) => break,
+                Verdict::Skip => {}
+                // What fails here fails again, with its line, when it is its turn.
+                Verdict::Run { .. } if work.interest(step, &mut interest).is_ok() => steps.push(later),
+                Verdict::Run { .. } => {}
+            }
+        }
+        let layers =
+            below.iter().map(|layer| base_layer_of(session, layer)).collect::<Result<Vec<_>, _>>()?;
+        let into = tempfile::tempdir_in(session.directory("skeletons")?).map_err(BuildError::other)?.keep();
+        let again = into.join("again");
+        // Once more if what was downloaded first turned out wrong.
+        let made = skeleton(&layers, &interest, &into).or_else(|_| skeleton(&layers, &interest, &again));
+        let base: Arc<dyn View> = Arc::new(made.map_err(BuildError::other)?);
+        self.base = Some((steps, Arc::clone(&base)));
+        Ok(base)
+    }
+}
+
+/// A layer of the stage as a snapshotter takes it, from wherever its bytes are.
+fn base_layer_of(session: &Session, layer: &Layer) -> Result<BaseLayer, BuildError> {
+    match session.origin(&layer.descriptor.digest) {
+        LayerOrigin::Image(source) => {
+            source.begin();
+            Ok(base_layer(&source, true))
+        }
+        LayerOrigin::Cached(hit) => cached_layer(session, &hit),
+        LayerOrigin::Made => {
+            let blob = session.blobs.blob_of(&layer.descriptor).map_err(BuildError::other)?;
+            let blob = blob.ok_or_else(|| BuildError::other("a layer that was just made is gone"))?;
+            Ok(BaseLayer::Blob {
+                diff_id: layer.diff_id,
+                open: Arc::new(move || Ok(Box::new(blob.reader()))),
+                compression: Compression::of_layer(&layer.descriptor.media_type).unwrap_or(Compression::Gzip),
+            })
+        }
+    }
+}
