@@ -3,7 +3,7 @@
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 KILN := target/$(HOST)/release/kiln
 
-.PHONY: build images images-arm64 quickstart test test-all check fmt docs bless
+.PHONY: build images images-arm64 quickstart test test-all bench check fmt docs bless
 
 # One static binary: glibc is linked in, so that it runs in a scratch image.
 build:
@@ -39,6 +39,14 @@ test-all: build test
 	KILN=$(CURDIR)/$(KILN) integration/pods/all
 	KILN=$(CURDIR)/$(KILN) KILN_PODS=30 cargo test --locked -p kiln-integration --test pods many_one_shot_pods
 	integration/scripts/check-manifests
+	KILN=$(CURDIR)/$(KILN) integration/scripts/readers-test
+	KILN=$(CURDIR)/$(KILN) integration/scripts/memory-test
+
+# Kiln beside buildah and beside what the machine can do; writes docs/performance.md. Takes an hour and 20 GB of disk.
+# BENCH="--runs 1 --only copy-one --out target/bench" measures one workload.
+bench: build
+	integration/scripts/install-bench-tools
+	cargo run --locked -q -p kiln-integration --bin kiln-bench -- --kiln $(KILN) --work target/bench --out docs $(BENCH)
 
 # Formatting, lints, and the rules of the architecture.
 check:
