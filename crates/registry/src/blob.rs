@@ -4,12 +4,18 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use kiln_oci::Digest;
 use tokio::io::AsyncRead;
 
 /// Takes the bytes of a blob as they arrive.
 pub trait BlobSink: Send {
     /// Takes the next bytes. An error ends the transfer.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// The digest of all that was written, if the sink works it out anyway: then it is not worked out twice.
+    fn digest(&self) -> Option<Digest> {
+        None
+    }
 
     /// Forgets everything, because what came was not what the digest names and another place will be asked.
     ///

@@ -17,13 +17,31 @@ use crate::{Event, RegistryError};
 /// Progress of this many bytes makes earlier failures forgotten.
 const PROGRESS: u64 = 1 << 20;
 
+/// Who works out the digest of what came.
+enum Hashing {
+    /// Nobody here: the first bytes came before us.
+    Nobody,
+    /// The sink, which does it anyway.
+    Sink,
+    Ours(Hasher),
+}
+
+impl Hashing {
+    fn new(digest: &Digest, sink: &dyn BlobSink) -> Self {
+        match sink.digest() {
+            Some(found) if found.algorithm() == digest.algorithm() => Self::Sink,
+            _ => Self::Ours(Hasher::new(digest.algorithm())),
+        }
+    }
+}
+
 /// How far a download has come.
 struct Download<'a> {
     descriptor: &'a Descriptor,
     sink: &'a mut dyn BlobSink,
     position: u64,
-    /// Hashes what came; `None` where the first bytes came before us.
-    hasher: Option<Hasher>,
+    /// Hashes what came.
+    hashing: Hashing,
 }
 
 impl Registry {
@@ -40,8 +58,11 @@ impl Registry {
         offset: u64,
         sink: &mut dyn BlobSink,
     ) -> Result<(), RegistryError> {
-        let hasher = (offset == 0).then(|| Hasher::new(descriptor.digest.algorithm()));
-        let mut download = Download { descriptor, sink, position: offset, hasher };
+        let hashing = match offset {
+            0 => Hashing::new(&descriptor.digest, sink),
+            _ => Hashing::Nobody,
+        };
+        let mut download = Download { descriptor, sink, position: offset, hashing };
         let mut walk = self.walk(repository);
         while let Some((place, allowed)) = walk.next() {
             match self.pull_from(&place, allowed, &mut download).await {
@@ -165,7 +186,7 @@ impl Download<'_> {
         self.sink.write(bytes).map_err(|source| {
             Failure::never(RegistryError::Write { at: Box::new(answer.at.clone()), source })
         })?;
-        if let Some(hasher) = &mut self.hasher {
+        if let Hashing::Ours(hasher) = &mut self.hashing {
             hasher.update(bytes);
         }
         self.position += bytes.len() as u64;
@@ -173,9 +194,13 @@ impl Download<'_> {
     }
 
     fn finish(&mut self, at: crate::Attempt) -> Result<(), Failure> {
-        let Some(hasher) = &self.hasher else { return Ok(()) };
-        let found = hasher.clone().finish();
         let expected = self.descriptor.digest.clone();
+        let found = match &self.hashing {
+            Hashing::Nobody => return Ok(()),
+            // A sink that can't say it any more has not verified anything.
+            Hashing::Sink => self.sink.digest().unwrap_or_else(|| Digest::of(b"")),
+            Hashing::Ours(hasher) => hasher.clone().finish(),
+        };
         if found == expected {
             return Ok(());
         }
@@ -187,7 +212,7 @@ impl Download<'_> {
         let fresh = offset == 0 && self.sink.restart().unwrap_or(false);
         if fresh {
             self.position = 0;
-            self.hasher = Some(Hasher::new(self.descriptor.digest.algorithm()));
+            self.hashing = Hashing::new(&self.descriptor.digest, self.sink);
         }
         fresh
     }

@@ -82,6 +82,11 @@ impl BlobWriter {
         self.position
     }
 
+    /// The digest of what is written so far.
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
     /// Throws away what was written so far: the source can't go on where it ended.
     pub fn restart(&mut self) -> Result<(), StoreError> {
         let (file, path) = self.file();

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use kiln_oci::{Descriptor, Repository};
+use kiln_oci::{Descriptor, Digest, Repository};
 use kiln_registry::{BlobSink, Registry, RegistryError};
 use kiln_store::{Blob, BlobWriter, ReadWrite, Resume, Store, StoreError};
 
@@ -193,6 +193,10 @@ impl BlobSink for Sink<'_> {
         }
         (self.on)(self.writer.position());
         Ok(())
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        Some(self.writer.digest())
     }
 
     fn restart(&mut self) -> io::Result<bool> {
