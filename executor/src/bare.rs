@@ -75,10 +75,9 @@ impl Bare {
         for (later, step) in work.stage().steps.iter().enumerate().skip(number + 1) {
             match step.verdict {
                 Verdict::Reuse(_) => break,
-                Verdict::Skip => {}
                 // What fails here fails again, with its line, when it is its turn.
                 Verdict::Run { .. } if work.interest(step, &mut interest).is_ok() => steps.push(later),
-                Verdict::Run { .. } => {}
+                Verdict::Skip | Verdict::Run { .. } => {}
             }
         }
         let layers =

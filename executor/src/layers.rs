@@ -21,7 +21,7 @@ pub(crate) struct StageLayers {
 }
 
 enum Slot {
-    There(Layer),
+    There(Box<Layer>),
     Coming(JoinHandle<Result<Layer, BuildError>>),
     /// It could not be written, and whoever asked first was told why.
     Failed,
@@ -30,7 +30,7 @@ enum Slot {
 impl StageLayers {
     /// Layers that are there.
     pub(crate) fn new(layers: Vec<Layer>) -> Self {
-        Self { slots: layers.into_iter().map(Slot::There).collect() }
+        Self { slots: layers.into_iter().map(|layer| Slot::There(Box::new(layer))).collect() }
     }
 
     /// How many there are.
@@ -40,7 +40,7 @@ impl StageLayers {
 
     /// Adds a layer on top.
     pub(crate) fn push(&mut self, layer: Layer) {
-        self.slots.push(Slot::There(layer));
+        self.slots.push(Slot::There(Box::new(layer)));
     }
 
     /// Adds the layer that `write` writes in a thread of its own.
@@ -77,14 +77,14 @@ impl StageLayers {
 impl Slot {
     fn wait(&mut self) -> Result<Layer, BuildError> {
         let layer = match std::mem::replace(self, Self::Failed) {
-            Self::There(layer) => layer,
+            Self::There(layer) => *layer,
             Self::Failed => return Err(BuildError::other("a layer could not be written")),
             Self::Coming(thread) => match thread.join() {
                 Ok(written) => written?,
                 Err(panic) => std::panic::resume_unwind(panic),
             },
         };
-        *self = Self::There(layer.clone());
+        *self = Self::There(Box::new(layer.clone()));
         Ok(layer)
     }
 }

@@ -82,7 +82,9 @@ impl StageWork {
         session.tell(Event::Stage { name: self.name() });
         let base = self.base_layers();
         if self.is_shipped() {
-            base.iter().for_each(|layer| layers::send(session, layer));
+            for layer in &base {
+                layers::send(session, layer);
+            }
         }
         let mut layers = StageLayers::new(base);
         if stage.needs_tree {

@@ -159,20 +159,14 @@ impl Trees {
 /// A layer of an image. With `streamed`, its bytes come while they are downloaded and are only known to be sound at their
 /// end: for those who throw away what they made of them if that fails, and ask again.
 pub(crate) fn base_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
-    match layer.unpacked() {
-        Some(path) => BaseLayer::Unpacked { diff_id: *layer.diff_id(), path },
-        None => {
-            let source = layer.clone();
-            BaseLayer::Blob {
-                diff_id: *layer.diff_id(),
-                open: Arc::new(move || match streamed {
-                    true => source.stream(),
-                    false => source.open_layer().map_err(std::io::Error::other),
-                }),
-                compression: layer.compression(),
-            }
-        }
+    if let Some(path) = layer.unpacked() {
+        return BaseLayer::Unpacked { diff_id: *layer.diff_id(), path };
     }
+    let source = layer.clone();
+    let open = move || {
+        if streamed { source.stream() } else { source.open_layer().map_err(std::io::Error::other) }
+    };
+    BaseLayer::Blob { diff_id: *layer.diff_id(), open: Arc::new(open), compression: layer.compression() }
 }
 
 /// Whether device nodes can be made here, found out by making one.
