@@ -352,7 +352,7 @@ fn a_directory_of_the_pods_stays_where_the_image_has_a_link() {
     fs::create_dir_all(&scratch).unwrap();
     let mut options = options();
     options.ignore.add("var/run/secrets".into());
-    let mut host = HostSnapshotter::new(root.clone(), scratch, options);
+    let host = HostSnapshotter::new(root.clone(), scratch, options);
     host.base(0, &[image.base(), image.base()]).unwrap();
     assert!(root.join("var/run/secrets/token").is_dir() && !root.join("var/run/old").exists());
     assert_eq!(fs::read(root.join("var/file")).unwrap(), b"x");
