@@ -38,6 +38,7 @@ test-all: build test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/pod-test
 	KILN=$(CURDIR)/$(KILN) integration/pods/all
 	KILN=$(CURDIR)/$(KILN) KILN_PODS=30 cargo test --locked -p kiln-integration --test pods many_one_shot_pods
+	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test object_stores a_large_archive
 	integration/scripts/check-manifests
 	KILN=$(CURDIR)/$(KILN) integration/scripts/readers-test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/memory-test

@@ -96,13 +96,30 @@ fn not_needed(environment: &Environment, flags: &ExecutorFlags) {
             tracing::warn!("{name} is not needed: {why}");
         }
     }
-    if !flags.git.is_empty() {
-        tracing::warn!("--git is for git contexts, and this is none");
+    if !flags.git.is_empty() && !kiln_context::git::is_git(&flags.context) {
+        tracing::warn!("--git is for git contexts, and --context is none");
     }
     for name in environment.variables.keys().filter(|name| name.starts_with("FF_KANIKO_")) {
         if name != "FF_KANIKO_DISABLE_HTTP2" {
             tracing::debug!("{name} is not needed");
         }
+    }
+}
+
+fn of_context(progress: &Progress, event: kiln_context::Event) {
+    use kiln_context::Event;
+    match event {
+        Event::Begins { source } => tracing::info!("getting the context {source}"),
+        Event::Received { source, bytes, .. } => progress.source(&source, bytes),
+        Event::Resuming { source, at, why, after } => {
+            tracing::warn!("{source}: {why}; going on at {} in {:.1} s", size(at), after.as_secs_f64());
+        }
+        Event::Done { source, bytes } => {
+            progress.source_done(&source);
+            tracing::info!("got the context {source} ({})", size(bytes));
+        }
+        Event::Commit { source, commit } => tracing::info!("{source} is commit {commit}"),
+        Event::Warning(text) => tracing::warn!("{text}"),
     }
 }
 
@@ -141,6 +158,7 @@ fn tell(progress: &Progress, event: Event) {
             _ = progress.stderr().write_all(&line);
         }
         Event::Transfer { digest, upload, done, of } => progress.transfer(&digest, upload, done, of),
+        Event::Context(event) => of_context(progress, event),
         Event::Warning(text) => tracing::warn!("{text}"),
         Event::Note(text) => tracing::debug!("{text}"),
         Event::Pushed { reference, digest } => tracing::info!("Pushed {}@{digest}", reference.repository),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use kiln_context::ContextRequest;
+use kiln_context::git::GitOptions;
+use kiln_context::{ContextRequest, Place};
 use kiln_executor::{
     Attest, BuildRequest, Cache, CachePlace, DockerfileAt, House, IMAGE_MARK, ImageFormat, Isolation,
     LAYER_CACHE, Layers, MOUNT_CACHE, Output, ProvenanceFlag, RunMountFlag, Secret,
@@ -33,6 +34,7 @@ pub(crate) fn request(environment: &Environment, flags: &ExecutorFlags) -> Resul
         },
         context: context(environment, flags)?,
         named_contexts,
+        environment: snapshot(environment),
         plan: plan(environment, flags, &layers, images)?,
         platforms: platforms(flags)?,
         cache: cache(flags, &output, &scratch, no_push)?,
@@ -257,26 +259,22 @@ fn cache(flags: &ExecutorFlags, output: &Output, scratch: &Path, no_push: bool) 
 fn context(environment: &Environment, flags: &ExecutorFlags) -> Result<ContextRequest, String> {
     let sub_path = flags.context_sub_path.clone().filter(|path| !path.is_empty());
     let text = match &flags.bucket {
+        Some(bucket) if bucket.contains("://") => bucket.clone(),
         Some(bucket) => format!("gs://{bucket}"),
         None => flags.context.clone(),
     };
-    place(environment, &text, sub_path).map_err(|why| format!("--context {text}: {why}"))
+    let place = place(environment, flags, &text).map_err(|why| format!("--context: {why}"))?;
+    Ok(ContextRequest { place, sub_path })
 }
 
-fn place(environment: &Environment, text: &str, sub_path: Option<String>) -> Result<ContextRequest, String> {
-    match text.split_once("://") {
-        Some(("dir", path)) => {
-            Ok(ContextRequest::Directory { path: environment.directory.join(path), sub_path })
-        }
-        Some(("tar", "stdin")) => Ok(ContextRequest::Archive { path: None, sub_path }),
-        Some(("tar", path)) => {
-            Ok(ContextRequest::Archive { path: Some(environment.directory.join(path)), sub_path })
-        }
-        Some((scheme, _)) => Err(format!(
-            "contexts of the kind {scheme}:// are not supported yet; use dir://, tar:// or tar://stdin"
-        )),
-        None => Ok(ContextRequest::Directory { path: environment.directory.join(text), sub_path }),
-    }
+fn place(environment: &Environment, flags: &ExecutorFlags, text: &str) -> Result<Place, String> {
+    let git = GitOptions::read(flags.git.iter().map(|(key, value)| (key.as_str(), value.as_str())))?;
+    Place::parse(text, &environment.directory, &git, &snapshot(environment))
+}
+
+/// The environment, for looking up credentials.
+fn snapshot(environment: &Environment) -> kiln_registry::Environment {
+    environment.variables.clone().into_iter().collect()
 }
 
 type Named = (BTreeMap<String, ContextRequest>, BTreeMap<String, NamedContext>);
@@ -293,8 +291,8 @@ fn named_contexts(environment: &Environment, flags: &ExecutorFlags) -> Result<Na
             plan.insert(name.clone(), NamedContext::Image(ImageName::Layout(path.to_owned())));
         } else {
             let place =
-                place(environment, text, None).map_err(|why| format!("--build-context {name}: {why}"))?;
-            files.insert(name.clone(), place);
+                place(environment, flags, text).map_err(|why| format!("--build-context {name}: {why}"))?;
+            files.insert(name.clone(), ContextRequest { place, sub_path: None });
             plan.insert(name.clone(), NamedContext::Files);
         }
     }

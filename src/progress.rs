@@ -19,6 +19,7 @@ struct Inner {
     bars: MultiProgress,
     terminal: bool,
     running: Mutex<HashMap<(Digest, bool), Transfer>>,
+    sources: Mutex<HashMap<String, Transfer>>,
 }
 
 struct Transfer {
@@ -30,7 +31,12 @@ impl Progress {
     /// Bars if standard error is a terminal.
     pub(crate) fn new() -> Self {
         let terminal = io::IsTerminal::is_terminal(&io::stderr());
-        Self(Arc::new(Inner { bars: MultiProgress::new(), terminal, running: Mutex::default() }))
+        Self(Arc::new(Inner {
+            bars: MultiProgress::new(),
+            terminal,
+            running: Mutex::default(),
+            sources: Mutex::default(),
+        }))
     }
 
     /// `done` of `of` bytes of a blob went in (or out, for an upload).
@@ -59,6 +65,31 @@ impl Progress {
         }
     }
 
+    /// `done` bytes of a context came; how many there are is rarely known before.
+    pub(crate) fn source(&self, source: &str, done: u64) {
+        let mut sources = self.0.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let transfer = sources.entry(source.to_owned()).or_insert_with(|| Transfer {
+            bar: self.0.terminal.then(|| self.0.bars.add(counter(source.to_owned()))),
+            said: Instant::now(),
+        });
+        match &transfer.bar {
+            Some(bar) => bar.set_position(done),
+            None if transfer.said.elapsed() >= QUIET => {
+                transfer.said = Instant::now();
+                tracing::info!("{source}: {}", size(done));
+            }
+            None => {}
+        }
+    }
+
+    /// A context is there.
+    pub(crate) fn source_done(&self, source: &str) {
+        let mut sources = self.0.sources.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(Transfer { bar: Some(bar), .. }) = sources.remove(source) {
+            bar.finish_and_clear();
+        }
+    }
+
     /// Standard error, with the bars moved out of the way while a line is written.
     pub(crate) fn stderr(&self) -> Stderr {
         Stderr { progress: self.clone(), line: Vec::new() }
@@ -76,6 +107,12 @@ impl Progress {
 fn bar(of: u64, name: String) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:18} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
     ProgressBar::new(of).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(name)
+}
+
+fn counter(name: String) -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} {bytes} {bytes_per_sec}");
+    let bar = ProgressBar::new_spinner().with_message(name);
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
 /// A number of bytes for people.

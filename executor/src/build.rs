@@ -93,7 +93,8 @@ async fn open(
             scratch::clean(&request.isolation.scratch);
         }
         let scratch = Scratch::create(&request.isolation.scratch).map_err(BuildError::other)?;
-        let (context, named) = fetch_contexts(&request, &scratch)?;
+        let access = crate::repository::access(&request, &registry, &on, &cancel, &runtime)?;
+        let (context, named) = fetch_contexts(&request, &scratch, &access)?;
         let (source, ignore) = dockerfile(&request.dockerfile, &context.root)?;
         let file = kiln_dockerfile::parse(&source)
             .map_err(|errors| BuildError::Dockerfile { source_text: Box::new(source.clone()), errors })?;
@@ -111,6 +112,8 @@ async fn open(
             ignore,
             context,
             named,
+            access,
+            repositories: crate::repository::Repositories::default(),
             images,
             cache,
             blobs,

@@ -59,6 +59,8 @@ pub enum Event {
         /// Bytes in all.
         of: u64,
     },
+    /// News of a context, or of a repository that ADD names.
+    Context(kiln_context::Event),
     /// Something is odd, and the build goes on.
     Warning(String),
     /// Something worth a line.

@@ -22,6 +22,7 @@ mod planning;
 mod product;
 mod remote;
 mod removal;
+mod repository;
 mod request;
 mod results;
 mod retry;

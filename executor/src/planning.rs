@@ -96,10 +96,7 @@ async fn resolve(
 async fn content(session: &Arc<Session>, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
     match &question.of {
         ContentOf::Url => crate::remote::digest(session, question).await,
-        ContentOf::Git => Err(BuildError::other(format!(
-            "ADD {}: git sources are not supported yet; fetch the repository before the build and COPY it",
-            question.words.join(" ")
-        ))),
+        ContentOf::Git => crate::repository::digest(session, question).await,
         ContentOf::Context | ContentOf::Named(_) => {
             let (session, question) = (Arc::clone(session), question.clone());
             blocking(move || session.context_tree(&question.of)?.digest(&question)).await

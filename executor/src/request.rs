@@ -21,6 +21,8 @@ pub struct BuildRequest {
     pub context: kiln_context::ContextRequest,
     /// The named contexts of files; those that are images are in `plan`.
     pub named_contexts: BTreeMap<String, kiln_context::ContextRequest>,
+    /// A snapshot of the environment: credentials of contexts are looked up in it.
+    pub environment: kiln_registry::Environment,
     /// What shapes the plan. Its platform is the first of `platforms`.
     pub plan: kiln_plan::Request,
     /// The platforms to build for, at least one: an image each, joined in an index where there are several.

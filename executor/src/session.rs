@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_cache::{BuildRecord, Images, LayerSource, StepCache};
-use kiln_context::{ContextView, Fetched, Item, Selector, digest, fetch, select};
+use kiln_context::{Access, ContextView, Fetched, Item, Selector, digest, fetch, select};
 use kiln_dockerfile::{Diagnostic, Ignore, Source, Span};
 use kiln_oci::Digest;
 use kiln_plan::{ContentOf, ContentQuestion, Hit, Hits, StepKey, StepKeys};
@@ -17,6 +17,7 @@ use kiln_store::{Blob, ReadWrite, Store};
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
 use crate::image::Layer;
+use crate::repository::Repositories;
 use crate::request::BuildRequest;
 use crate::scratch::Scratch;
 use crate::uploads::Uploads;
@@ -42,6 +43,8 @@ pub(crate) struct Session {
     pub(crate) ignore: Ignore,
     pub(crate) context: Fetched,
     pub(crate) named: HashMap<String, Fetched>,
+    pub(crate) access: Access,
+    pub(crate) repositories: Repositories,
     pub(crate) images: Images,
     pub(crate) cache: StepCache,
     pub(crate) blobs: Store<ReadWrite>,
@@ -252,13 +255,14 @@ pub(crate) fn check_user() -> Result<(), BuildError> {
 pub(crate) fn fetch_contexts(
     request: &BuildRequest,
     scratch: &Scratch,
+    access: &Access,
 ) -> Result<(Fetched, HashMap<String, Fetched>), BuildError> {
-    let context = fetch(&request.context, &scratch.directory("context").map_err(BuildError::other)?)
+    let context = fetch(&request.context, &scratch.directory("context").map_err(BuildError::other)?, access)
         .map_err(BuildError::other)?;
     let mut named = HashMap::new();
     for (number, (name, place)) in request.named_contexts.iter().enumerate() {
         let directory = scratch.directory(&format!("context-{number}")).map_err(BuildError::other)?;
-        named.insert(name.clone(), fetch(place, &directory).map_err(BuildError::other)?);
+        named.insert(name.clone(), fetch(place, &directory, access).map_err(BuildError::other)?);
     }
     Ok((context, named))
 }

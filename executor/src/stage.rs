@@ -414,9 +414,15 @@ impl StageWork {
                 downloaded.insert(url.clone(), session.runtime.block_on(work)?.0);
             }
         }
+        let mut repositories = HashMap::new();
+        for source in &step.sources {
+            if let CopySource::Git(address) = source {
+                repositories.insert(address.clone(), crate::repository::files(session, address, step)?);
+            }
+        }
         let now = session.request.layers.mtime_limit.unwrap_or(session.request.now);
         let scratch = tempfile::tempdir_in(session.directory("sources")?).map_err(BuildError::other)?.keep();
-        Ok(Sources { tree: view, place, downloaded, repositories: HashMap::new(), scratch, now })
+        Ok(Sources { tree: view, place, downloaded, repositories, scratch, now })
     }
 
     /// A tree that a copy or a mount reads.

@@ -12,6 +12,8 @@ pub mod registry;
 pub mod site;
 pub mod token_server;
 
+pub mod servers;
+
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

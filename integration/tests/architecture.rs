@@ -15,6 +15,7 @@ fn allowed(name: &str) -> &'static [&'static str] {
         "kiln-plan" => &["oci", "dockerfile"],
         "kiln-store" | "kiln-attest" | "kiln-cloud" | "kiln-rootfs" | "kiln-testkit" => &["oci"],
         "kiln-registry" => &["oci", "cloud"],
+        "kiln-integration" => &["oci", "testkit"],
         "kiln-sandbox" => &["oci", "rootfs"],
         "kiln-context" => &["oci", "dockerfile", "plan", "rootfs", "cloud"],
         "kiln-cache" => &["oci", "dockerfile", "plan", "store", "registry"],

@@ -49,6 +49,15 @@ pub async fn keys(environment: &Environment, region: &str, exchange: &Exchange) 
     }
 }
 
+/// The region that the environment or the profile names.
+pub fn region(environment: &Environment) -> Option<String> {
+    let named = environment.get("AWS_REGION").or_else(|| environment.get("AWS_DEFAULT_REGION"));
+    named.map(str::to_owned).or_else(|| {
+        let profile = environment.get("AWS_PROFILE").or_else(|| environment.get("AWS_DEFAULT_PROFILE"));
+        Profiles::read(environment).get(profile.unwrap_or("default"), "region").map(str::to_owned)
+    })
+}
+
 fn make(access: &str, secret: &str, session: Option<&str>) -> AwsKeys {
     AwsKeys {
         access: access.to_owned(),

@@ -1,9 +1,10 @@
 //! Archives: told by their content, whatever their name; tar, alone or compressed by gzip, bzip2, xz or zstd.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kiln_rootfs::{Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, decompress, extract};
 
@@ -51,39 +52,96 @@ impl Read for FromStart {
 
 /// The decompressed bytes of an archive, from its start.
 pub fn open_archive(file: &File) -> io::Result<Box<dyn Read + Send>> {
-    let mut magic = [0; 6];
-    let known = file.read_at(&mut magic, 0)?;
-    let reader = FromStart { file: file.try_clone()?, at: 0 };
-    Ok(match &magic[..known] {
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2_rs::DecoderReader::new(reader)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(xz(reader)?),
+    decompressed(FromStart { file: file.try_clone()?, at: 0 })
+}
+
+/// Decompresses what comes, by its first bytes.
+fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = Vec::with_capacity(6);
+    input.by_ref().take(6).read_to_end(&mut magic)?;
+    let reader = Cursor::new(magic.clone()).chain(input);
+    Ok(match magic.as_slice() {
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            Box::new(lzma_rust2::XzReader::new(BufReader::new(reader), true))
+        }
         _ => Box::new(decompress(reader, Compression::None)),
     })
 }
 
-/// xz is decompressed into a nameless file: its library pushes bytes and can't be asked for them.
-fn xz(file: impl Read) -> io::Result<File> {
-    let mut out = tempfile::tempfile()?;
-    lzma_rs::xz_decompress(&mut BufReader::new(file), &mut io::BufWriter::new(&mut out))
-        .map_err(|error| io::Error::other(format!("{error:?}")))?;
-    out.seek(SeekFrom::Start(0))?;
-    Ok(out)
-}
-
-/// Unpacks the archive in `file` into the directory `into`.
-pub fn unpack(file: &File, name: &str, into: &Path) -> Result<(), ContextError> {
-    let fail = |why: String| ContextError::Archive { name: name.to_owned(), why };
-    let reader = open_archive(file).map_err(|error| fail(error.to_string()))?;
-    let root = Root::open(into)?;
-    let privileged = rustix::process::geteuid().is_root();
-    let mut options = ExtractOptions {
+fn options() -> ExtractOptions<'static> {
+    ExtractOptions {
         whiteouts: Whiteouts::Apply,
         ignore: IgnorePaths::default(),
         can_mknod: false,
-        can_chown: privileged,
+        can_chown: rustix::process::geteuid().is_root(),
         record: None,
+    }
+}
+
+/// Unpacks an archive while it comes. Fails with [`ContextError::Fetch`] for what is no archive, and for every error of
+/// the reader.
+pub(crate) fn unpack_stream(
+    input: impl Read + Send + 'static,
+    name: &str,
+    into: &Path,
+) -> Result<(), ContextError> {
+    let fail = |why: String| ContextError::Fetch { context: name.to_owned(), why };
+    let failed = Arc::new(Mutex::new(None));
+    let input = Watched { inner: input, failed: Arc::clone(&failed) };
+    // What broke the source is the reason, whatever the readers behind it make of it.
+    let reason = |error: String| {
+        let broke = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        fail(broke.unwrap_or(error))
     };
-    extract(reader, &root, &mut options).map(|_| ()).map_err(|error| fail(error.to_string()))
+    let mut reader = decompressed(input).map_err(|error| reason(error.to_string()))?;
+    let mut header = Vec::with_capacity(512);
+    let read = reader.by_ref().take(512).read_to_end(&mut header);
+    let empty_archive = header.len() == 512 && header.iter().all(|byte| *byte == 0);
+    if !is_tar(&header) && !empty_archive {
+        let broke = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let no_archive = || format!("it is no tar archive, compressed or not: it {}", begins(&header));
+        return Err(fail(match (broke, read) {
+            (Some(broke), _) => broke,
+            (None, Err(error)) => format!("it is no tar archive: it can't be decompressed: {error}"),
+            (None, Ok(_)) => no_archive(),
+        }));
+    }
+    let root = Root::open(into)?;
+    let mut whole = Cursor::new(header).chain(reader);
+    extract(&mut whole, &root, &mut options()).map_err(|error| reason(error.to_string()))?;
+    // What stands behind the archive's end is read, too: a transfer that breaks there is known to be whole.
+    io::copy(&mut whole, &mut io::sink()).map(drop).map_err(|error| reason(error.to_string()))
+}
+
+/// How a file begins, for somebody who has to find out what it is.
+fn begins(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "is empty".to_owned();
+    }
+    let text: String = String::from_utf8_lossy(bytes).chars().take(40).collect();
+    if text.chars().all(|c| !c.is_control() || c.is_whitespace()) && !text.contains('\u{fffd}') {
+        format!("begins with {:?}", text.split_whitespace().collect::<Vec<_>>().join(" "))
+    } else {
+        let hex: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("begins with the bytes {}", hex.join(" "))
+    }
+}
+
+/// Remembers why reading failed.
+struct Watched<R> {
+    inner: R,
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +165,7 @@ mod tests {
             assert!(tar.status().unwrap().success(), "tar {flag} failed: is its compressor installed?");
             assert!(is_archive(&File::open(&archive).unwrap()), "{flag}");
             let into = tempfile::tempdir().unwrap();
-            unpack(&File::open(&archive).unwrap(), "a", into.path()).unwrap();
+            unpack_stream(File::open(&archive).unwrap(), "a", into.path()).unwrap();
             assert_eq!(std::fs::read_to_string(into.path().join("f")).unwrap(), "content", "{flag}");
         }
     }

@@ -1,28 +1,22 @@
-//! Contexts that are at hand: a directory, read in place, or an archive, unpacked into the scratch directory.
+//! Getting a context: it is a directory afterwards, one that was there before or one in the scratch directory.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{ContextError, archive};
+use crate::git::{self, GitRequest};
+use crate::place::{ContextRequest, Place};
+use crate::remote::{ObjectName, WebArchive};
+use crate::{Access, ContextError, Event, archive};
 
-/// Where a context is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ContextRequest {
-    /// A directory, absolute; read in place.
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The folder in it that is used as its root.
-        sub_path: Option<String>,
-    },
-    /// An archive.
-    Archive {
-        /// The file; `None` is standard input.
-        path: Option<PathBuf>,
-        /// The folder in it that is used as its root.
-        sub_path: Option<String>,
-    },
+/// Somewhere that a context can be had from.
+pub trait Source {
+    /// As a person would write it, without a login.
+    fn name(&self) -> String;
+
+    /// Gets the files. `into` is an empty directory; what is given back is where they are, and how many bytes came
+    /// from elsewhere.
+    fn fetch(&self, into: &Path, access: &Access) -> Result<(PathBuf, u64), ContextError>;
 }
 
 /// A context that is on disk now.
@@ -32,35 +26,30 @@ pub struct Fetched {
     pub root: PathBuf,
 }
 
-impl ContextRequest {
-    /// As a person would write it.
-    pub fn name(&self) -> String {
-        match self {
-            Self::Directory { path, .. } => format!("dir://{}", path.display()),
-            Self::Archive { path: Some(path), .. } => format!("tar://{}", path.display()),
-            Self::Archive { path: None, .. } => "tar://stdin".to_owned(),
-        }
-    }
-}
-
-/// Gets a context. An archive is unpacked into `scratch`, a directory that must be there.
-pub fn fetch(request: &ContextRequest, scratch: &Path) -> Result<Fetched, ContextError> {
-    let fail = |why: String| ContextError::Fetch { context: request.name(), why };
-    let (root, sub_path) = match request {
-        ContextRequest::Directory { path, sub_path } => (path.clone(), sub_path),
-        ContextRequest::Archive { path, sub_path } => {
-            let file = match path {
-                Some(path) => File::open(path).map_err(|error| fail(error.to_string()))?,
-                None => spooled(scratch).map_err(|error| fail(error.to_string()))?,
-            };
-            if !archive::is_archive(&file) {
-                return Err(fail("it is no tar archive, compressed or not".to_owned()));
-            }
-            archive::unpack(&file, &request.name(), scratch)?;
-            (scratch.to_owned(), sub_path)
+/// Gets a context. What does not lie in a directory already comes into `scratch`, a directory that must be there.
+pub fn fetch(request: &ContextRequest, scratch: &Path, access: &Access) -> Result<Fetched, ContextError> {
+    let web;
+    let source: &dyn Source = match &request.place {
+        Place::Directory(path) => &Directory(path),
+        Place::Archive(path) => &ArchiveFile(path),
+        Place::Stdin => &Stdin,
+        Place::Object(object) => object as &ObjectName,
+        Place::Git(request) => request.as_ref() as &GitRequest,
+        Place::Web(url) => {
+            web = WebArchive(url.clone());
+            &web
         }
     };
-    let root = match sub_path {
+    let fail = |why: String| ContextError::Fetch { context: source.name(), why };
+    let elsewhere = !matches!(request.place, Place::Directory(_) | Place::Archive(_));
+    if elsewhere {
+        (access.on)(Event::Begins { source: source.name() });
+    }
+    let (root, bytes) = source.fetch(scratch, access)?;
+    if elsewhere {
+        (access.on)(Event::Done { source: source.name(), bytes });
+    }
+    let root = match &request.sub_path {
         Some(sub_path) => {
             let below = kiln_rootfs::TreePath::strict(sub_path)
                 .ok_or_else(|| fail(format!("--context-sub-path {sub_path} leads out of it")))?;
@@ -75,38 +64,105 @@ pub fn fetch(request: &ContextRequest, scratch: &Path) -> Result<Fetched, Contex
     }
 }
 
-/// Standard input in a nameless file: an archive is looked at before it is unpacked.
-fn spooled(scratch: &Path) -> io::Result<File> {
-    let mut file = tempfile::tempfile_in(scratch)?;
-    io::copy(&mut io::stdin().lock(), &mut file)?;
-    Ok(file)
+/// A directory, used as it is.
+struct Directory<'a>(&'a Path);
+
+impl Source for Directory<'_> {
+    fn name(&self) -> String {
+        format!("dir://{}", self.0.display())
+    }
+
+    fn fetch(&self, _: &Path, _: &Access) -> Result<(PathBuf, u64), ContextError> {
+        Ok((self.0.to_owned(), 0))
+    }
+}
+
+/// An archive in a file.
+struct ArchiveFile<'a>(&'a Path);
+
+impl Source for ArchiveFile<'_> {
+    fn name(&self) -> String {
+        format!("tar://{}", self.0.display())
+    }
+
+    fn fetch(&self, into: &Path, _: &Access) -> Result<(PathBuf, u64), ContextError> {
+        let fail = |error: io::Error| ContextError::Fetch { context: self.name(), why: error.to_string() };
+        archive::unpack_stream(File::open(self.0).map_err(fail)?, &self.name(), into)?;
+        Ok((into.to_owned(), 0))
+    }
+}
+
+/// An archive on standard input, unpacked as it comes.
+struct Stdin;
+
+impl Source for Stdin {
+    fn name(&self) -> String {
+        "tar://stdin".to_owned()
+    }
+
+    fn fetch(&self, into: &Path, _: &Access) -> Result<(PathBuf, u64), ContextError> {
+        archive::unpack_stream(io::stdin(), &self.name(), into)?;
+        Ok((into.to_owned(), 0))
+    }
+}
+
+impl Source for GitRequest {
+    fn name(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn fetch(&self, into: &Path, access: &Access) -> Result<(PathBuf, u64), ContextError> {
+        // A repository of its own for the question: the one in `into` begins with what was decided.
+        let asking = ::tempfile::tempdir_in(into.parent().unwrap_or(into)).map_err(|error| {
+            ContextError::Fetch { context: self.name(), why: format!("could not make a directory: {error}") }
+        })?;
+        let mut revision = git::resolve(self, asking.path(), access)?;
+        if self.address.commit.is_some() {
+            revision.reference = None;
+        }
+        (access.on)(Event::Commit { source: self.name(), commit: revision.commit.clone() });
+        let bytes = git::check_out(self, &revision, into, access)?;
+        let root = match &self.address.sub_dir {
+            None => into.to_owned(),
+            Some(folder) => {
+                git::folder(into, folder).map_err(|why| ContextError::Fetch { context: self.name(), why })?
+            }
+        };
+        Ok((root, bytes))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::access;
 
     #[test]
     fn a_missing_context_is_said_by_its_name() {
         let scratch = tempfile::tempdir().unwrap();
-        let request = ContextRequest::Directory { path: "/no/such".into(), sub_path: None };
-        assert!(fetch(&request, scratch.path()).unwrap_err().to_string().contains("dir:///no/such"));
+        let (runtime, access) = access();
+        let request = ContextRequest::directory("/no/such");
+        let error = fetch(&request, scratch.path(), &access).unwrap_err().to_string();
+        assert!(error.contains("dir:///no/such"), "{error}");
         let file = scratch.path().join("text");
         std::fs::write(&file, "no archive").unwrap();
-        let request = ContextRequest::Archive { path: Some(file), sub_path: None };
-        assert!(fetch(&request, scratch.path()).unwrap_err().to_string().contains("no tar archive"));
+        let request = ContextRequest { place: Place::Archive(file), sub_path: None };
+        let error = fetch(&request, scratch.path(), &access).unwrap_err().to_string();
+        assert!(error.contains("no tar archive"), "{error}");
+        drop(runtime);
     }
 
     #[test]
     fn a_sub_path_does_not_lead_out() {
         let scratch = tempfile::tempdir().unwrap();
+        let (_runtime, access) = access();
         std::fs::create_dir_all(scratch.path().join("c/sub")).unwrap();
-        let request = |sub: &str| ContextRequest::Directory {
-            path: scratch.path().join("c"),
+        let request = |sub: &str| ContextRequest {
+            place: Place::Directory(scratch.path().join("c")),
             sub_path: Some(sub.into()),
         };
-        assert!(fetch(&request("sub"), scratch.path()).is_ok());
-        assert!(fetch(&request("../c"), scratch.path()).is_err());
-        assert!(fetch(&request("nope"), scratch.path()).is_err());
+        assert!(fetch(&request("sub"), scratch.path(), &access).is_ok());
+        assert!(fetch(&request("../c"), scratch.path(), &access).is_err());
+        assert!(fetch(&request("nope"), scratch.path(), &access).is_err());
     }
 }

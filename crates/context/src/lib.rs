@@ -1,18 +1,30 @@
 //! Build contexts and the files that COPY and ADD take from them: where they are, which ones are meant, what they hold.
 //!
-//! Start with [`fetch`] (a context becomes a directory), [`ContextView`] (the directory less what .dockerignore names)
-//! and [`select`] (source words become files). No instruction is parsed here and no layer written.
+//! Start with [`Place`] (where a context is), [`fetch`] (it becomes a directory), [`ContextView`] (the directory less what
+//! .dockerignore names) and [`select`] (source words become files). Every kind of place is a [`Source`]. No instruction
+//! is parsed here and no layer written.
 
+mod access;
 mod archive;
 mod digest;
 mod error;
+mod event;
 mod fetch;
 mod filter;
+pub mod git;
+mod place;
+mod remote;
 mod select;
+#[cfg(test)]
+mod tests;
 
-pub use archive::{is_archive, open_archive, unpack};
+pub use access::{Access, Observer};
+pub use archive::{is_archive, open_archive};
 pub use digest::digest;
 pub use error::ContextError;
-pub use fetch::{ContextRequest, Fetched, fetch};
+pub use event::Event;
+pub use fetch::{Fetched, Source, fetch};
 pub use filter::ContextView;
+pub use place::{ContextRequest, Place};
+pub use remote::{ObjectName, Store, azure::Account};
 pub use select::{Item, Selector, Visit, select, walk};

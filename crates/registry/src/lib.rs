@@ -27,6 +27,7 @@ mod scheme;
 mod tls;
 mod transport;
 mod upload;
+mod web;
 
 pub use blob::{BlobSink, BlobSource, FileSource};
 pub use credentials::{

@@ -126,6 +126,15 @@ impl Transport {
         self.options.credentials.find(host, path, &exchange).await
     }
 
+    /// A client for what is no registry, changed by `change`.
+    pub(crate) fn other_client(
+        &self,
+        verify: bool,
+        change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Result<Client, RegistryError> {
+        finish(change(client_builder(&self.options, &self.trust, None, verify)?))
+    }
+
     /// The HTTP client for `host`.
     pub(crate) fn client(&self, host: &str, direction: Direction) -> Result<Client, Failure> {
         let special = self.trust.is_special(host).then(|| host.to_owned());
@@ -369,6 +378,23 @@ fn build_client(
     host: Option<&str>,
     verify: bool,
 ) -> Result<Client, RegistryError> {
+    finish(client_builder(options, trust, host, verify)?)
+}
+
+fn finish(builder: reqwest::ClientBuilder) -> Result<Client, RegistryError> {
+    builder.build().map_err(|error| RegistryError::Options {
+        what: "the HTTP client's",
+        path: "settings".into(),
+        why: error.to_string(),
+    })
+}
+
+fn client_builder(
+    options: &RegistryOptions,
+    trust: &Trust,
+    host: Option<&str>,
+    verify: bool,
+) -> Result<reqwest::ClientBuilder, RegistryError> {
     let tls = trust.config(host, verify, options.http2)?;
     let mut builder = Client::builder()
         .tls_backend_preconfigured(tls)
@@ -385,11 +411,7 @@ fn build_client(
     for proxy in proxies(&options.proxies)? {
         builder = builder.proxy(proxy);
     }
-    builder.build().map_err(|error| RegistryError::Options {
-        what: "the HTTP client's",
-        path: "settings".into(),
-        why: error.to_string(),
-    })
+    Ok(builder)
 }
 
 fn proxies(options: &Proxies) -> Result<Vec<reqwest::Proxy>, RegistryError> {

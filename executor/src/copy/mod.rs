@@ -110,7 +110,7 @@ pub(crate) fn copy(
                 }
             }
             CopySource::Http(url) => download(step, url, sources, &mut placing)?,
-            CopySource::Git(address) => repository(address, sources, &mut placing)?,
+            CopySource::Git(address) => repository(step, address, sources, &mut placing)?,
         }
     }
     for (number, file) in step.inline.iter().enumerate() {
@@ -179,11 +179,16 @@ fn download(
     placing.file(&TreePath::new(&found.name), &file, &meta)
 }
 
-fn repository(address: &str, sources: &Sources, placing: &mut Placing<'_>) -> Result<(), CopyError> {
+fn repository(
+    step: &CopyStep,
+    address: &str,
+    sources: &Sources,
+    placing: &mut Placing<'_>,
+) -> Result<(), CopyError> {
     let found = sources.repositories.get(address);
     let found = found
-        .ok_or_else(|| CopyError::Wrong(format!("{address}: git sources can't be fetched by this build")))?;
-    placing.content(&DirectoryView::open(found)?)
+        .ok_or_else(|| CopyError::Wrong(format!("{address} was not fetched: this is a mistake in Kiln")))?;
+    placing.content(&DirectoryView::open(found)?, &step.excludes)
 }
 
 /// Makes the delta of a WORKDIR in the directory `into`: the directories that are not there yet, owned by USER.

@@ -100,11 +100,15 @@ impl Placing<'_> {
         self.tree(view, item, &target)
     }
 
-    /// Copies all that is in a tree into the destination, which stays as it is itself.
-    pub(super) fn content(&mut self, view: &dyn View) -> Result<(), CopyError> {
+    /// Copies all that is in a tree, less what is excluded, into the destination, which stays as it is itself.
+    pub(super) fn content(&mut self, view: &dyn View, excludes: &[String]) -> Result<(), CopyError> {
         let target = self.target()?;
         let target = self.make_directory(&target)?;
-        let selector = kiln_context::Selector { words: vec!["/".to_owned()], ..Default::default() };
+        let selector = kiln_context::Selector {
+            words: vec!["/".to_owned()],
+            excludes: excludes.to_vec(),
+            ..Default::default()
+        };
         for item in kiln_context::select(view, &selector)? {
             self.tree(view, &item, &target)?;
         }

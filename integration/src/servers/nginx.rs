@@ -1,0 +1,49 @@
+//! nginx with TLS, serving a folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Running, free_port};
+
+/// Serves a folder by HTTPS.
+pub struct Nginx {
+    _running: Running,
+    /// Where it listens.
+    pub port: u16,
+    /// The certificate to trust.
+    pub ca: PathBuf,
+}
+
+impl Nginx {
+    /// Starts one that serves `root`; its own files go to `directory`. What is below `/private/` wants a login that
+    /// nobody has.
+    pub fn start(directory: &Path, root: &Path) -> Self {
+        let authority = kiln_testkit::TestAuthority::new();
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let ca = write("ca.pem", &authority.ca);
+        let (certificate, key) = authority.server_pem();
+        let (certificate, key) = (write("server.pem", certificate), write("key.pem", key));
+        write("nobody", "");
+        let port = free_port();
+        let place = directory.display();
+        let config = format!(
+            "daemon off; master_process off; pid {place}/pid; error_log {place}/error.log; user root;\n\
+             events {{}}\n\
+             http {{ access_log off; client_body_temp_path {place}; proxy_temp_path {place};\n\
+               fastcgi_temp_path {place}; uwsgi_temp_path {place}; scgi_temp_path {place};\n\
+               server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; root {};\n\
+                 location /private/ {{ auth_basic x; auth_basic_user_file {place}/nobody; }} }} }}\n",
+            certificate.display(),
+            key.display(),
+            root.display(),
+        );
+        let config = write("nginx.conf", &config);
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(config).arg("-p").arg(directory).stderr(Stdio::null());
+        Self { _running: Running::start(&mut command, port), port, ca }
+    }
+}
