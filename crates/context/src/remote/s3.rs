@@ -135,3 +135,28 @@ impl Requests for S3 {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::access;
+
+    #[test]
+    fn a_bucket_elsewhere_is_asked_for_in_its_own_region_once() {
+        let (runtime, mut access) = access();
+        let pairs = [("AWS_ACCESS_KEY_ID", "A"), ("AWS_SECRET_ACCESS_KEY", "s")];
+        access.environment = pairs.into_iter().collect();
+        let here = runtime.block_on(open("b", "a b/k", &access)).unwrap();
+        assert_eq!(here.url().unwrap().as_str(), "https://b.s3.us-east-1.amazonaws.com/a%20b/k");
+        let mut headers = HeaderMap::new();
+        assert!(here.moved(StatusCode::MOVED_PERMANENTLY, &headers).is_none());
+        headers.insert("x-amz-bucket-region", "eu-west-1".parse().unwrap());
+        let there = here.moved(StatusCode::MOVED_PERMANENTLY, &headers).unwrap();
+        let request = there.part(0, 9).unwrap().build().unwrap();
+        assert_eq!(request.url().host_str(), Some("b.s3.eu-west-1.amazonaws.com"));
+        let signed = request.headers()["authorization"].to_str().unwrap();
+        assert!(signed.contains("/eu-west-1/s3/aws4_request"), "{signed}");
+        headers.insert("x-amz-bucket-region", "us-west-2".parse().unwrap());
+        assert!(there.moved(StatusCode::MOVED_PERMANENTLY, &headers).is_none());
+    }
+}
