@@ -77,6 +77,8 @@ fn run(request: &Request) -> Result<(), String> {
             (0..request.runs).map(|_| measure(&setup, &limit.job)).collect::<Result<Vec<_>, _>>()?;
         limit_figures.push((limit.name, limit.what, Figures::median(figures)));
     }
+    // What was not measured now must not vanish from the figures.
+    let out = if request.only.is_empty() { &request.out } else { &setup.work };
     let mut results = Vec::new();
     for workload in workloads(&setup).into_iter().filter(|workload| wanted(workload.name)) {
         let (mut kiln, mut other) = (Vec::new(), Vec::new());
@@ -90,9 +92,9 @@ fn run(request: &Request) -> Result<(), String> {
         }
         let (kiln, other) = (Figures::median(kiln), Figures::median(other));
         results.push(Outcome { workload, kiln, other });
+        // Each time: whoever ends it early keeps what was measured.
+        report::write(&setup.work, &results, &limit_figures, request.runs)?;
     }
-    // What was not measured now must not vanish from the figures.
-    let out = if request.only.is_empty() { &request.out } else { &setup.work };
     report::write(out, &results, &limit_figures, request.runs)?;
     eprintln!("see {}", out.join("performance.md").display());
     Ok(())
