@@ -36,6 +36,7 @@ bless:
 # Those, and the slow ones.
 test-all: build test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/pod-test
+	integration/scripts/cache-race $(KILN)
 	KILN=$(CURDIR)/$(KILN) integration/pods/all
 	KILN=$(CURDIR)/$(KILN) KILN_PODS=30 cargo test --locked -p kiln-integration --test pods many_one_shot_pods
 	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test object_stores a_large_archive

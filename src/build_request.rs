@@ -243,6 +243,10 @@ fn cache(flags: &ExecutorFlags, output: &Output, scratch: &Path, no_push: bool) 
         },
     };
     let mounts = given.cache_mount_dir.clone().unwrap_or_else(|| scratch.join(MOUNT_CACHE));
+    let remote_mounts = given.cache_mounts == "remote";
+    if remote_mounts && !given.cache {
+        return Err("--cache-mounts=remote keeps them in the layer cache: give --cache".to_owned());
+    }
     Ok(Cache {
         enabled: given.cache,
         place,
@@ -253,6 +257,7 @@ fn cache(flags: &ExecutorFlags, output: &Output, scratch: &Path, no_push: bool) 
         volume: given.cache_dir.is_dir().then(|| given.cache_dir.clone()),
         offline: given.offline,
         mounts,
+        remote_mounts,
     })
 }
 

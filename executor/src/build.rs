@@ -55,6 +55,9 @@ pub async fn build(
         session.tell(Event::Finished { digest: digest.clone(), took: began.elapsed() });
     }
     if !matches!(result, Err(BuildError::Cancelled)) {
+        if result.is_ok() {
+            crate::mount_cache::keep(&session).await;
+        }
         crate::results::settle(&session, began.elapsed(), result.is_err()).await;
         if result.is_ok() {
             crate::results::put_records(&session).await;
@@ -120,6 +123,7 @@ async fn open(
             origins: Mutex::default(),
             downloads: Mutex::default(),
             records: Mutex::default(),
+            cache_mounts: Mutex::default(),
             made: Mutex::default(),
             uploads: Uploads::new(runtime.clone()),
             cache_uploads: Uploads::new(runtime.clone()),

@@ -16,6 +16,7 @@ mod house;
 mod image;
 mod join;
 mod layers;
+mod mount_cache;
 mod mounts;
 mod outputs;
 mod planning;

@@ -1,5 +1,6 @@
 //! `RUN --mount`: what each option means on this machine.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -12,6 +13,7 @@ use kiln_plan::{RunMount, RunStep, TreeSource};
 use kiln_rootfs::{DeltaBuilder, EmptyView, Kind, TreePath, View, resolve};
 use kiln_sandbox::{Mount, MountSource, Relay};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::error::BuildError;
 use crate::run_step::memory_file;
@@ -34,7 +36,7 @@ pub(crate) struct Lent {
 
 /// Works out every mount of a step, and the pod's own volumes and devices.
 pub(crate) fn lend(work: &StageWork, run: &RunStep, who: &Identity) -> Result<Lent, BuildError> {
-    let mut lent = Lent::default();
+    let mut lent = Lent { kept: cache_locks(work, run)?, ..Lent::default() };
     for mount in &run.mounts {
         match mount.mount.kind {
             MountKind::Bind => bind(work, mount, &mut lent)?,
@@ -122,31 +124,53 @@ fn copy_into(
     }
 }
 
+/// Takes the locks of a step's cache mounts: always in the same order, so that no two steps wait for each other, and each
+/// once. Private mounts never wait.
+fn cache_locks(work: &StageWork, run: &RunStep) -> Result<Vec<File>, BuildError> {
+    let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
+    for mount in run.mounts.iter().filter(|mount| mount.mount.kind == MountKind::Cache) {
+        match mount.mount.sharing.unwrap_or(Sharing::Shared) {
+            Sharing::Private => {}
+            sharing => *wanted.entry(cache_name(mount)).or_default() |= sharing == Sharing::Locked,
+        }
+    }
+    let lock = |(name, alone): (String, bool)| {
+        let directory = work.session.request.cache.mounts.join(name);
+        fs::create_dir_all(&directory)
+            .map_err(|source| BuildError::Write { path: directory.clone(), source })?;
+        crate::mount_cache::lock(&work.session, &directory.join("lock"), alone)
+    };
+    wanted.into_iter().map(lock).collect()
+}
+
 fn cache(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
     let root = &work.session.request.cache.mounts;
     let doing = |path: &Path, source| BuildError::Write { path: path.to_owned(), source };
     let name = cache_name(mount);
     let mut directory = root.join(&name).join("files");
     fs::create_dir_all(root.join(&name)).map_err(|error| doing(&directory, error))?;
-    let lock = File::create(root.join(&name).join("lock")).map_err(|error| doing(&directory, error))?;
-    match mount.mount.sharing.unwrap_or(Sharing::Shared) {
-        Sharing::Shared => {}
-        Sharing::Locked => {
-            flock(&lock, FlockOperation::LockExclusive).map_err(|error| doing(&directory, error.into()))?;
-        }
-        Sharing::Private => {
-            let mut number = 0;
-            let mut own = lock.try_clone().map_err(|error| doing(&directory, error))?;
-            while flock(&own, FlockOperation::NonBlockingLockExclusive).is_err() {
-                number += 1;
-                directory = root.join(&name).join(format!("files-{number}"));
-                let path = root.join(&name).join(format!("lock-{number}"));
-                own = File::create(&path).map_err(|error| doing(&path, error))?;
+    if mount.mount.sharing == Some(Sharing::Private) {
+        let mut number = 0;
+        let mut path = root.join(&name).join("lock");
+        let own = loop {
+            let own = File::create(&path).map_err(|error| doing(&path, error))?;
+            if flock(&own, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK) {
+                break own;
             }
-            lent.kept.push(own);
-        }
+            number += 1;
+            directory = root.join(&name).join(format!("files-{number}"));
+            path = root.join(&name).join(format!("lock-{number}"));
+        };
+        lent.kept.push(own);
     }
-    lent.kept.push(lock);
+    let session = &work.session;
+    if session.request.cache.remote_mounts
+        && mount.source == TreeSource::Empty
+        && directory.ends_with("files")
+    {
+        let lock = root.join(&name).join("lock");
+        crate::mount_cache::begin(session, work.platform(), &name, &directory, &lock)?;
+    }
     if !directory.exists() {
         begin_cache(work, mount, &directory)?;
     }

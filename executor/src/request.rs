@@ -108,6 +108,8 @@ pub struct Cache {
     pub offline: bool,
     /// `--cache-mount-dir`.
     pub mounts: PathBuf,
+    /// `--cache-mounts=remote`: the files of cache mounts are kept in the layer cache too.
+    pub remote_mounts: bool,
 }
 
 /// Where cached layers are.

@@ -53,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) downloads: Mutex<Vec<kiln_attest::Material>>,
     /// The records of this build, to be put into the cache in the end.
     pub(crate) records: Mutex<Vec<(StepKey, BuildRecord)>>,
+    /// The cache mounts that are kept in the layer cache.
+    pub(crate) cache_mounts: Mutex<crate::mount_cache::Used>,
     /// Results of this build's own steps.
     pub(crate) made: Mutex<Hits>,
     pub(crate) runtime: tokio::runtime::Handle,

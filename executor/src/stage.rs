@@ -65,6 +65,11 @@ impl StageWork {
         &self.plan.stages[self.place]
     }
 
+    /// The platform that the stage is for.
+    pub(crate) fn platform(&self) -> &kiln_oci::Platform {
+        &self.stage().platform
+    }
+
     fn name(&self) -> String {
         let stage = self.stage();
         stage.name.clone().unwrap_or_else(|| stage.number.to_string())

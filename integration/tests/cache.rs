@@ -442,3 +442,60 @@ fn a_warmed_volume_has_the_layers_that_a_build_hits() {
     let built = pushed(&bench, &remote, &text, &["--reproducible", &cache, "--image-download-retry=0"]);
     assert_eq!((reused(&built), warnings(&built).len()), (1, 0), "{}", built.log());
 }
+
+#[test]
+fn cache_mounts_survive_in_the_cache_repository() {
+    let (bench, remote) = (Bench::new(), Remote::start());
+    let text = |step: &str| {
+        format!(
+            "FROM base\nRUN --mount=type=cache,target=/c sh -c 'echo {step} >> /c/log; ln -sf log /c/link; cat /c/log' > /log\n"
+        )
+    };
+    let log = |built: &Built| built.files().into_iter().find(|line| line.starts_with("/log ")).unwrap();
+    let forget = || drop(std::fs::remove_dir_all(bench.directory.path().join("scratch")));
+    let remote_mounts = "--cache-mounts=remote";
+    cached(&bench, &remote, &text("one"), &[remote_mounts]);
+    forget();
+    let second = cached(&bench, &remote, &text("two"), &[remote_mounts]);
+    assert!(log(&second).contains("one\\ntwo\\n"), "{}", log(&second));
+    forget();
+    // Without the flag, and where the cache is broken, the mount begins empty.
+    let without = cached(&bench, &remote, &text("three"), &["--no-push-cache"]);
+    assert!(!log(&without).contains("one"), "{}", log(&without));
+    forget();
+    remote.always(Route::Blob, Fault::WrongBytes);
+    let broken = cached(&bench, &remote, &text("four"), &[remote_mounts, "--image-download-retry=0"]);
+    assert!(!log(&broken).contains("one"), "{}", log(&broken));
+    assert!(!warnings(&broken).is_empty());
+    let refused = bench.build(&text("five"), &[remote_mounts]);
+    assert_eq!(refused.output.status.code(), Some(1));
+    assert!(refused.log().contains("give --cache"), "{}", refused.log());
+}
+
+#[test]
+fn locked_cache_mounts_of_two_builds_wait_for_each_other() {
+    let (one, two) = (Bench::new(), Bench::new());
+    let volume = one.directory.path().join("mounts");
+    let flag = format!("--cache-mount-dir={}", volume.display());
+    // Names in both orders: neither build may hold one while it waits for the other.
+    let text = |first: &str, second: &str| {
+        let mount = |id: &str| format!("--mount=type=cache,sharing=locked,id={id},target=/{id}");
+        format!(
+            "FROM base\nRUN {} {} sh -c 'test ! -e /a/busy; touch /a/busy; sleep 1; rm /a/busy; echo x >> /a/log'\n",
+            mount(first),
+            mount(second)
+        )
+    };
+    std::thread::scope(|scope| {
+        for (bench, first, second) in [(&one, "a", "b"), (&two, "b", "a")] {
+            let (flag, text) = (&flag, text(first, second));
+            scope.spawn(move || {
+                bench.build(&text, &[flag]).succeeded();
+            });
+        }
+    });
+    let logs = std::fs::read_dir(&volume).unwrap().flatten();
+    let logs: Vec<String> =
+        logs.filter_map(|entry| std::fs::read_to_string(entry.path().join("files/log")).ok()).collect();
+    assert_eq!(logs, ["x\nx\n"]);
+}

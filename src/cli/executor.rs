@@ -124,6 +124,10 @@ pub(crate) struct CacheFlags {
     /// Where RUN --mount=type=cache keeps its files, for example on a volume of their own
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_mount_dir: Option<PathBuf>,
+    /// Where the files of RUN --mount=type=cache live on: local (that directory), or remote: in the layer cache too, so that
+    /// they survive pods without a volume
+    #[arg(long, default_value = "local", value_name = "PLACE", value_parser = ["local", "remote"])]
+    pub(crate) cache_mounts: String,
     /// Print the plan and build nothing: a tree, or json
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value = "false", value_parser = ["true", "false", "json", "text"])]
     pub(crate) dryrun: String,
