@@ -132,6 +132,12 @@ fn layers(environment: &Environment, flags: &ExecutorFlags) -> Result<Layers, St
     if compression == Compression::Zstd && flags.output.image_format.as_deref() == Some("docker") {
         return Err("--compression=zstd needs OCI media types: leave --image-format=docker out".to_owned());
     }
+    let (name, most) = if compression == Compression::Zstd { ("zstd", 22) } else { ("gzip", 9) };
+    if let Some(level) = flags.output.compression_level
+        && !(-1..=most).contains(&level)
+    {
+        return Err(format!("--compression-level={level}: {name} has levels from 1 to {most}"));
+    }
     if let Some(level) = flags.output.compression_level
         && level == -1
     {

@@ -10,9 +10,10 @@ use kiln_attest::{
     Inventory, Material, PREDICATE_PROVENANCE, PREDICATE_SPDX, Provenance, Spdx, Statement, Subject, attach,
     image_purl,
 };
+use kiln_context::Place;
 use kiln_oci::media_type::{self, Compression};
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
-use kiln_plan::{BuildPlan, ImageName, Op};
+use kiln_plan::{BuildPlan, ImageName, Op, TreeSource};
 use kiln_rootfs::{LayerEntry, LayerWhat};
 use kiln_store::Blobs;
 
@@ -56,6 +57,8 @@ pub(crate) struct Made<'a> {
     pub(crate) used: &'a Found,
     /// Whether nothing that ran had a network.
     pub(crate) hermetic: bool,
+    /// Whether nothing came from a context.
+    pub(crate) closed: bool,
     /// How long it took so far.
     pub(crate) took: Duration,
 }
@@ -82,7 +85,7 @@ pub(crate) async fn attest(
             statements.push(Statement { predicate_type: PREDICATE_SPDX, predicate });
         }
         if let Some(flag) = &asked.provenance {
-            let predicate = provenance(session, flag, image, made).predicate();
+            let predicate = provenance(session, flag, image, made).await.predicate();
             statements.push(Statement { predicate_type: PREDICATE_PROVENANCE, predicate });
         }
         let manifest = &image.manifest;
@@ -159,10 +162,10 @@ fn show(inventory: &mut Inventory, entry: &LayerEntry, content: &mut dyn Read) {
     }
 }
 
-fn provenance(session: &Session, flag: &ProvenanceFlag, image: &Image, made: &Made<'_>) -> Provenance {
+async fn provenance(session: &Session, flag: &ProvenanceFlag, image: &Image, made: &Made<'_>) -> Provenance {
     let request = &session.request;
     let reproducible = request.layers.mtime_limit.is_some();
-    let mut materials = session.materials();
+    let mut materials = session.materials().await;
     materials.extend(made.used.iter().map(|((name, platform), found)| {
         let digest = found.manifest.digest();
         Material {
@@ -188,12 +191,13 @@ fn provenance(session: &Session, flag: &ProvenanceFlag, image: &Image, made: &Ma
         detailed: flag.detailed,
         source: session.source.text.clone(),
         materials,
+        context: context_address(&request.context.place),
+        complete: made.hermetic && made.closed,
         hermetic: made.hermetic,
         reproducible,
         builder: flag.builder.clone(),
         invocation: Digest::of(invocation.as_bytes()).hex()[..32].to_owned(),
         times,
-        ..Provenance::default()
     }
 }
 
@@ -207,10 +211,56 @@ fn image_uri(name: &ImageName, platform: &str, digest: &Digest) -> String {
     }
 }
 
+/// The address of a context that is not on this machine.
+fn context_address(place: &Place) -> Option<String> {
+    match place {
+        Place::Web(url) => remote_address(url.as_ref()),
+        Place::Directory(_) | Place::Archive(_) | Place::Stdin | Place::Object(_) | Place::Git(_) => None,
+    }
+}
+
+/// An address that is not on this machine, without a login and without what stands behind a question mark, which may be
+/// a signature.
+pub(crate) fn remote_address(name: &str) -> Option<String> {
+    let (scheme, rest) = name.split_once("://")?;
+    if matches!(scheme, "dir" | "tar") {
+        return None;
+    }
+    let rest = rest.split('?').next().unwrap_or(rest);
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    Some(format!("{scheme}://{host}/{path}"))
+}
+
+/// Whether no step in the plan reads a context: then all that was used has a digest.
+pub(crate) fn is_closed(plan: &BuildPlan) -> bool {
+    let local = |source: &TreeSource| matches!(source, TreeSource::Context | TreeSource::Named(_));
+    !plan
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .any(|step| step.op.trees_read().iter().any(|source| local(source)))
+}
+
 /// Whether nothing in the plan runs with a network.
 pub(crate) fn is_hermetic(plan: &BuildPlan) -> bool {
     plan.stages.iter().flat_map(|stage| &stage.steps).all(|step| match &step.op {
         Op::Run(run) => run.network == kiln_dockerfile::Network::None,
         Op::Copy(_) | Op::MakeDirectory(_) => true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::remote_address;
+
+    #[test]
+    fn a_context_on_this_machine_is_not_told_and_another_s_login_neither() {
+        assert_eq!(remote_address("dir:///workspace"), None);
+        assert_eq!(remote_address("tar://stdin"), None);
+        assert_eq!(
+            remote_address("https://me:hunter2@git.example.com/a/b.git#main?x=signature").as_deref(),
+            Some("https://git.example.com/a/b.git#main")
+        );
+    }
 }

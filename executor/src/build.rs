@@ -11,7 +11,7 @@ use kiln_registry::Registry;
 use kiln_sandbox::Cancel;
 use kiln_store::{Durability, ReadOnly, Store};
 
-use crate::attest::{Made, attest, is_hermetic};
+use crate::attest::{Made, attest, is_closed, is_hermetic};
 use crate::course::{Course, Known, announce};
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
@@ -121,7 +121,7 @@ async fn open(
             cache,
             blobs,
             origins: Mutex::default(),
-            downloads: Mutex::default(),
+            downloads: tokio::sync::Mutex::default(),
             records: Mutex::default(),
             cache_mounts: Mutex::default(),
             made: Mutex::default(),
@@ -317,7 +317,8 @@ async fn all_platforms(
     if dry_run {
         return Ok(Built::Plans(plans));
     }
-    let made = Made { used: &known.images, hermetic: !known.networked, took: began.elapsed() };
+    let made =
+        Made { used: &known.images, hermetic: !known.networked, closed: !known.open, took: began.elapsed() };
     let attestations = attest(session, &images, &made).await?;
     deliver(session, Product::new(images, attestations)).await
 }
@@ -348,6 +349,7 @@ async fn one_platform(
     }
     crate::foreign::check(session, &plan)?;
     known.networked |= !is_hermetic(&plan);
+    known.open |= !is_closed(&plan);
     if session.request.cache.enabled && first {
         announce(session, &plan);
     }

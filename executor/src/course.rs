@@ -32,6 +32,8 @@ pub(crate) struct Known {
     named: BTreeSet<String>,
     /// Something that runs has a network.
     pub(crate) networked: bool,
+    /// Whether a step reads a context: files without a digest of their own.
+    pub(crate) open: bool,
 }
 
 impl Known {

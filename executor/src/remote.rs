@@ -29,6 +29,11 @@ pub(crate) async fn download(
     url: &str,
     checksum: Option<&str>,
 ) -> Result<(Downloaded, Digest), BuildError> {
+    // Held over the download: who wants the same one waits for it.
+    let mut downloads = session.downloads.lock().await;
+    if let Some((known, digest)) = downloads.get(url) {
+        return checked(url, known.clone(), digest.clone(), checksum);
+    }
     let name = file_name(url);
     let path = session.directory("downloads")?.join(Digest::of(url.as_bytes()).hex());
     let fail = |why: String| BuildError::other(format!("could not download {url}: {why}"));
@@ -37,15 +42,25 @@ pub(crate) async fn download(
     let mut sink = Saved { file, hasher: Hasher::sha256() };
     let modified = session.registry.fetch_url(url, &mut sink).await.map_err(fail)?;
     let digest = sink.hasher.finish();
-    session.downloaded(url, &digest);
-    if let Some(expected) = checksum
-        && *expected != digest.to_string()
-    {
-        return Err(fail(format!("its digest is {digest}, but --checksum says {expected}")));
-    }
     // A server that says no time gives a file of 1970, the same in every build.
     let modified = modified.unwrap_or(0);
-    Ok((Downloaded { path, name, modified }, digest))
+    let downloaded = Downloaded { path, name, modified };
+    downloads.insert(url.to_owned(), (downloaded.clone(), digest.clone()));
+    checked(url, downloaded, digest, checksum)
+}
+
+fn checked(
+    url: &str,
+    downloaded: Downloaded,
+    digest: Digest,
+    checksum: Option<&str>,
+) -> Result<(Downloaded, Digest), BuildError> {
+    match checksum.filter(|expected| **expected != digest.to_string()) {
+        None => Ok((downloaded, digest)),
+        Some(expected) => Err(BuildError::other(format!(
+            "could not download {url}: its digest is {digest}, but --checksum says {expected}"
+        ))),
+    }
 }
 
 /// Writes and hashes what comes.

@@ -14,6 +14,7 @@ use kiln_rootfs::{DirectoryView, View};
 use kiln_sandbox::Cancel;
 use kiln_store::{Blob, ReadWrite, Store};
 
+use crate::copy::Downloaded;
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
 use crate::image::Layer;
@@ -49,8 +50,8 @@ pub(crate) struct Session {
     pub(crate) cache: StepCache,
     pub(crate) blobs: Store<ReadWrite>,
     pub(crate) origins: Mutex<HashMap<Digest, LayerOrigin>>,
-    /// What was fetched from the web, for provenance.
-    pub(crate) downloads: Mutex<Vec<kiln_attest::Material>>,
+    /// What was fetched from the web, by its address.
+    pub(crate) downloads: tokio::sync::Mutex<HashMap<String, (Downloaded, Digest)>>,
     /// The records of this build, to be put into the cache in the end.
     pub(crate) records: Mutex<Vec<(StepKey, BuildRecord)>>,
     /// The cache mounts that are kept in the layer cache.
@@ -206,24 +207,15 @@ impl Session {
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// Remembers what came from `url`. A login in it is not remembered.
-    pub(crate) fn downloaded(&self, url: &str, digest: &Digest) {
-        let uri = match url.split_once("://") {
-            Some((scheme, rest)) => {
-                let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-                format!("{scheme}://{host}/{path}")
-            }
-            None => url.to_owned(),
+    /// What was fetched from the web, for provenance. A login in an address is not told.
+    pub(crate) async fn materials(&self) -> Vec<kiln_attest::Material> {
+        let downloads = self.downloads.lock().await;
+        let material = |(url, (_, digest)): (&String, &(Downloaded, Digest))| {
+            let uri = crate::attest::remote_address(url).unwrap_or_else(|| "an address".to_owned());
+            let (algorithm, digest) = (digest.algorithm().name().to_owned(), digest.hex());
+            kiln_attest::Material { uri, algorithm, digest }
         };
-        let (algorithm, digest) = (digest.algorithm().name().to_owned(), digest.hex());
-        let mut downloads = self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        downloads.push(kiln_attest::Material { uri, algorithm, digest });
-    }
-
-    /// What was fetched from the web.
-    pub(crate) fn materials(&self) -> Vec<kiln_attest::Material> {
-        self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        downloads.iter().map(material).collect()
     }
 
     /// A new directory below the scratch directory.

@@ -183,6 +183,7 @@ fn provenance_names_what_was_used_by_digest_and_no_secret() {
     assert_eq!(used["digest"]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(said["runDetails"]["builder"]["id"], "https://ci.example/7");
     assert_eq!(said["runDetails"]["metadata"]["buildkit_hermetic"], false);
+    assert_eq!(said["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"], false);
     std::fs::remove_dir_all(&layout).unwrap();
     let flags = [&flags[..7], &["--provenance=mode=max"]].concat();
     work.builds(&dockerfile, &flags);
@@ -190,6 +191,24 @@ fn provenance_names_what_was_used_by_digest_and_no_secret() {
     assert_eq!(request["args"]["build-arg:TOKEN"], "hunter3");
     assert_eq!(request["secrets"][0]["id"], "npm");
     assert!(!request.to_string().contains("hunter2"), "{request}");
+}
+
+#[test]
+fn a_file_from_the_web_is_a_material_and_fetched_once() {
+    let (work, runtime) = (Work::new(), tokio::runtime::Runtime::new().unwrap());
+    let web = runtime.block_on(kiln_testkit::StandIn::start());
+    web.answer("GET", "/tool", 200, "content");
+    let place = work.path("layout").display().to_string();
+    let url = web.url().replace("http://", "http://me:hunter2@");
+    let flags = ["--no-push", "--cache", "--provenance", "--oci-layout-path", &place];
+    work.builds(&format!("FROM scratch\nADD {url}/tool?key=hunter3 /tool\n"), &flags);
+    let said = predicate(&work.path("layout"), 0, SLSA);
+    let used = &said["buildDefinition"]["resolvedDependencies"];
+    assert_eq!(used[0]["uri"], format!("{}/tool", web.url()));
+    assert_eq!(used[0]["digest"]["sha256"], kiln_oci::Digest::of(b"content").hex());
+    assert_eq!(said["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"], true);
+    assert!(!said.to_string().contains("hunter"), "{said}");
+    assert_eq!(web.asked().len(), 1, "the key needs its digest, and the step its bytes");
 }
 
 #[test]

@@ -128,6 +128,19 @@ fn zstd_layers_stand_on_gzip_layers_that_are_left_alone() {
 }
 
 #[test]
+fn a_level_that_the_codec_has_not_is_refused() {
+    let work = Work::new();
+    for (flags, why) in [
+        (vec!["--compression-level=10"], "gzip has levels from 1 to 9"),
+        (vec!["--compression=zstd", "--compression-level=23"], "zstd has levels from 1 to 22"),
+    ] {
+        let output = work.build("FROM scratch\nCOPY f /\n", &[&flags[..], &["--no-push"]].concat());
+        assert!(!output.status.success() && text(&output).contains(why), "{}", text(&output));
+    }
+    work.builds("FROM scratch\nCOPY f /\n", &["--no-push", "--compression-level=-1"]);
+}
+
+#[test]
 fn both_formats_are_written_and_the_base_s_is_kept_unless_asked() {
     let work = Work::new();
     let docker = "application/vnd.docker.distribution.manifest.v2+json";

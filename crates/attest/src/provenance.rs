@@ -24,8 +24,6 @@ pub struct Provenance {
     pub dockerfile: String,
     /// The address of the context, where it is a remote one; without a login in it.
     pub context: Option<String>,
-    /// The digest of the context's revision: algorithm and hexadecimal.
-    pub context_digest: Option<(String, String)>,
     /// The stage asked for.
     pub target: Option<String>,
     /// The platform that was built for.
@@ -106,9 +104,6 @@ impl Provenance {
         let mut source = json!({ "path": self.dockerfile });
         if let Some(context) = &self.context {
             source["uri"] = json!(context);
-        }
-        if let Some((algorithm, digest)) = &self.context_digest {
-            source["digest"] = json!({ algorithm: digest });
         }
         source
     }
