@@ -265,3 +265,25 @@ fn build_checks_warn_and_fail_where_the_file_asks_for_it() {
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(log.contains("Strict:4"), "{log}");
 }
+
+#[test]
+fn an_agents_socket_has_the_mode_and_owner_that_the_step_asks_for() {
+    let bench = Bench::new();
+    let agent = bench.directory.path().join("agent");
+    let listener = std::os::unix::net::UnixListener::bind(&agent).unwrap();
+    std::thread::spawn(move || listener.incoming().count());
+    let built = bench.build(
+        "FROM base\nRUN --mount=type=ssh stat -c '%F %a %u:%g' $SSH_AUTH_SOCK > /a\n\
+         RUN --mount=type=ssh,id=b,target=/s/b,mode=0666,uid=7,gid=8 --mount=type=ssh stat -c '%F %a %u:%g' $SSH_AUTH_SOCK > /b\n\
+         RUN --mount=type=ssh,id=none echo $SSH_AUTH_SOCK > /c\n",
+        &["--ssh", &format!("default={}", agent.display()), "--ssh", &format!("b={}", agent.display())],
+    );
+    assert_eq!(
+        built.succeeded().files(),
+        [
+            "/a 0644 0:0 \"socket 600 0:0\\n\"",
+            "/b 0644 0:0 \"socket 666 7:8\\n\"",
+            "/c 0644 0:0 \"/run/buildkit/ssh_agent.0\\n\"",
+        ]
+    );
+}
