@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_list_is_quoted_as_go_quotes_it() {
         let words = ["a\nb", "é\u{1}", "\u{7f}\u{200b}", "e\u{301}", "\u{e0001}", "\"\\"].map(str::to_owned);
-        let shown = r#"["a\nb" "é\x01" "\x7f\u200b" "é" "\U000e0001" "\"\\"]"#;
+        let shown = r#"["a\nb" "é\x01" "\x7f\u200b" "MARK" "\U000e0001" "\"\\"]"#.replace("MARK", "e\u{301}");
         assert_eq!(quoted(&words), shown);
     }
 
