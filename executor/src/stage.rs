@@ -86,7 +86,9 @@ impl StageWork {
         let (session, stage) = (&self.session, self.stage());
         session.tell(Event::Stage { name: self.name() });
         let base = self.base_layers();
-        if self.is_shipped() {
+        // Where nothing runs, the destination may well have the image: that is asked first, and is one request.
+        let runs = stage.steps.iter().any(|step| matches!(step.verdict, Verdict::Run { .. }));
+        if self.is_shipped() && runs {
             for layer in &base {
                 layers::send(session, layer);
             }
