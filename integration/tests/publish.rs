@@ -118,11 +118,14 @@ fn several_platforms_become_images_in_one_index() {
 #[test]
 fn a_stage_for_the_building_machine_runs_once_for_all_platforms() {
     let work = Work::new();
-    let dockerfile = "FROM --platform=$BUILDPLATFORM scratch AS tools\nADD base.tar /\nENV PATH=/bin\n\
-                      RUN echo compiled >&2 && echo x > /out\nFROM scratch\nARG TARGETARCH\n\
-                      COPY --from=tools /out /out-$TARGETARCH\n";
+    let base = work.name("base:1");
+    work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\n", &["-d", &base]);
+    let dockerfile = format!(
+        "FROM --platform=$BUILDPLATFORM {base} AS tools\nRUN echo compiled >&2 && echo x > /out\n\
+         FROM scratch\nARG TARGETARCH\nCOPY --from=tools /out /out-$TARGETARCH\n"
+    );
     let platforms = format!("linux/{},{FOREIGN}", std::env::consts::ARCH);
-    let log = work.builds(dockerfile, &["-d", &work.name("app:1"), "--platform", &platforms]);
+    let log = work.builds(&dockerfile, &["-d", &work.name("app:1"), "--platform", &platforms]);
     assert_eq!(log.lines().filter(|line| line.trim() == "compiled").count(), 1, "{log}");
     assert_eq!(raw(&work.name("app:1"))["manifests"].as_array().unwrap().len(), 2);
 }
