@@ -303,7 +303,7 @@ fn a_fully_cached_build_takes_a_handful_of_requests() {
     std::thread::sleep(Duration::from_millis(1100));
     remote.forget();
     let again = pushed(&bench, &remote, &dockerfile, &[]);
-    assert_eq!(remote.manifest("app", "1"), first);
+    assert_eq!(remote.manifest("app", "1"), first, "{}", again.log());
     let seen = remote.seen();
     let lines: Vec<String> = seen.iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect();
     assert!(seen.len() <= 9, "{lines:#?}");

@@ -41,6 +41,14 @@ impl Blob {
         Ok(Some(Self { inner: Arc::new(Opened { digest: digest.clone(), path, file, len }) }))
     }
 
+    /// Opens a blob of a scratch directory, which nobody prunes: no lease. Its writer's lock may outlive the writing there,
+    /// because a process that is started meanwhile has the file open too until it runs its program.
+    pub(crate) fn open_scratch(path: PathBuf, digest: &Digest) -> Result<Option<Self>, StoreError> {
+        let Some(file) = if_present(File::open(&path)).on("open", &path)? else { return Ok(None) };
+        let len = file.metadata().on("look at", &path)?.len();
+        Ok(Some(Self { inner: Arc::new(Opened { digest: digest.clone(), path, file, len }) }))
+    }
+
     /// The same, without leaving a trace in the file's access time, where that is allowed: for housekeeping.
     pub(crate) fn open_quietly(path: PathBuf, digest: &Digest) -> Result<Option<Self>, StoreError> {
         let flag = rustix::fs::OFlags::NOATIME.bits().cast_signed();

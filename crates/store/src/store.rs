@@ -106,7 +106,10 @@ impl<A> Store<A> {
     /// Its bytes are checked when they are read, not here. Fails with [`StoreError::Io`] if the file is there and
     /// can't be opened.
     pub fn blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        Blob::open(self.blob_path(digest), digest)
+        match self.durability() {
+            Durability::Synced => Blob::open(self.blob_path(digest), digest),
+            Durability::Scratch => Blob::open_scratch(self.blob_path(digest), digest),
+        }
     }
 
     /// Opens the blob that `descriptor` names; fails with [`StoreError::Size`] if it has another length.

@@ -2,7 +2,7 @@ use std::io::{BufRead, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use kiln_oci::{Descriptor, Digest};
-use kiln_store::{ReadOnly, Resume, Store, StoreError};
+use kiln_store::{Durability, ReadOnly, Resume, Store, StoreError};
 
 use crate::images::{names, volume};
 use crate::undisturbed;
@@ -239,4 +239,15 @@ fn an_empty_blob_is_a_blob() {
     let store = volume(dir.path());
     let digest = store.put(b"").unwrap();
     assert_eq!(store.blob(&digest).unwrap().unwrap().verify().unwrap(), 0);
+}
+
+#[test]
+fn a_scratch_blob_is_there_although_a_child_process_has_its_writers_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), Durability::Scratch).unwrap();
+    let digest = store.put(b"layer").unwrap();
+    // As a process that was started while the blob was written: it has the lock until it runs its program.
+    let held = std::fs::File::open(store.blob_path(&digest)).unwrap();
+    held.lock().unwrap();
+    assert!(store.blob(&digest).unwrap().is_some());
 }
