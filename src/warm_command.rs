@@ -221,6 +221,27 @@ fn tell(progress: &Progress, event: WarmEvent) {
         WarmEvent::Steps(steps) => {
             tracing::info!("cached layers: {} warmed, {} already there", steps.warmed, steps.fresh);
         }
-        other => tracing::info!("{other:?}"),
+        // Each is told once more in the end, with what to do.
+        WarmEvent::DownloadFailed { digest } => tracing::debug!("{digest} could not be downloaded"),
+        WarmEvent::Failed { image, why } => tracing::error!("{image} is not warmed: {why}"),
+        WarmEvent::Verifying { digest } => tracing::debug!("verifying {digest}"),
+        other => tell_of_care(other),
+    }
+}
+
+/// News of verifying and pruning.
+fn tell_of_care(event: WarmEvent) {
+    match event {
+        WarmEvent::Damaged { path, why } => tracing::warn!("{} is damaged: {why}", path.display()),
+        WarmEvent::Repaired { digest } => tracing::info!("{digest} was fetched again"),
+        WarmEvent::Discarded { digest, why } => tracing::warn!("{digest} was removed from the volume: {why}"),
+        WarmEvent::PruneSkipped => {
+            tracing::warn!("nothing is pruned: another warmer writes to the volume; the next run will do it");
+        }
+        WarmEvent::Pruned { images, freed, left } => {
+            let names = if images.is_empty() { String::new() } else { format!(" ({})", images.join(", ")) };
+            tracing::info!("pruned {} of {}{names}", size(freed), size(freed.saturating_add(left)));
+        }
+        other => tracing::debug!("{other:?}"),
     }
 }

@@ -202,3 +202,15 @@ fn a_cancelled_build_stops_within_seconds_and_leaves_nothing() {
         std::fs::read_dir(&build.scratch).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_warmer_says_in_words_what_it_could_not_do() {
+    let volume = tempfile::tempdir().unwrap();
+    let volume = volume.path().to_str().unwrap();
+    let retry = "--image-download-retry=0";
+    let output = run(&["warmer", "--image", "127.0.0.1:1/none:1", retry, "--cache-dir", volume]);
+    let log = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("127.0.0.1:1/none:1 is not warmed: "), "{log}");
+    assert!(!log.contains(" { "), "an event as Rust writes it: {log}");
+}
