@@ -164,7 +164,6 @@ fn layers_without_level(flags: &ExecutorFlags, epoch: Option<i64>, compression: 
             _ => SnapshotMode::Full,
         },
         ignored,
-        ignore_var_run: flags.files.ignore_var_run,
     }
 }
 

@@ -174,10 +174,8 @@ pub struct Layers {
     pub single: bool,
     /// `--snapshot-mode`.
     pub mode: kiln_rootfs::SnapshotMode,
-    /// `--ignore-path`.
+    /// `--ignore-path`, and /var/run with `--ignore-var-run`.
     pub ignored: Vec<String>,
-    /// `--ignore-var-run`. Not given: rung root ignores /var/run where the pod has something mounted there.
-    pub ignore_var_run: Option<bool>,
 }
 
 /// A secret's value: read by `src/` when the build starts.

@@ -215,14 +215,8 @@ fn host_ignored(session: &Session, ignore: &mut IgnorePaths) -> Result<(), Build
     let path = Path::new("/proc/self/mountinfo");
     let text = std::fs::read(path)
         .map_err(|error| BuildError::other(format!("could not read {}: {error}", path.display())))?;
-    let var_run = TreePath::new("/var/run");
     for point in mount_points(&text) {
-        let point = TreePath::new(point);
-        // What the pod has there (a service account's token) stands where images have a link to /run.
-        if session.request.layers.ignore_var_run.unwrap_or(true) && point.starts_with(&var_run) {
-            ignore.add(var_run.clone());
-        }
-        ignore.add(point);
+        ignore.add(TreePath::new(point));
     }
     let isolation = &session.request.isolation;
     let own = isolation.own.iter().map(PathBuf::as_path);

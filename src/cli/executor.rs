@@ -182,7 +182,7 @@ pub(crate) struct FileFlags {
     /// A path that is in no layer. Repeatable
     #[arg(long, value_name = "PATH")]
     pub(crate) ignore_path: Vec<String>,
-    /// Leave /var/run out of layers. Not given: on rung root, if the pod has something mounted there
+    /// Leave /var/run out of layers. What the pod has mounted there is in none either way
     #[arg(long, alias = "whitelist-var-run", num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean)]
     pub(crate) ignore_var_run: Option<bool>,
     /// After the build, remove the scratch directory and empty the file system (rung root)

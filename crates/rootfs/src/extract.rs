@@ -15,7 +15,7 @@ use crate::delta::disk;
 use crate::error::Doing;
 use crate::remove::remove_unless_kept;
 use crate::tar_read::{Entry, EntryKind, TarReader};
-use crate::{IgnorePaths, Kind, Meta, Root, RootfsError, Timestamp, TreePath};
+use crate::{IgnorePaths, Kind, Meta, Root, RootfsError, Timestamp, TreePath, Xattrs};
 
 /// What becomes of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,17 @@ pub struct Extracted {
     /// Hard links to files that this layer doesn't hold: name and target. Only with [`Whiteouts::ToOverlay`]; whoever
     /// knows the layers below has to make them.
     pub dangling: Vec<(TreePath, TreePath)>,
+    /// What was passed over because a directory lies there that stays: it holds what is ignored.
+    pub(crate) in_the_way: Vec<InTheWay>,
+}
+
+/// An entry that could not take the place of a directory with something ignored in it.
+#[derive(Debug, Clone)]
+pub(crate) struct InTheWay {
+    pub(crate) path: TreePath,
+    /// What is to be there.
+    pub(crate) meta: Meta,
+    pub(crate) xattrs: Xattrs,
 }
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -98,6 +109,7 @@ struct Counted {
     bytes: u64,
     skipped: Vec<TreePath>,
     dangling: Vec<(TreePath, TreePath)>,
+    in_the_way: Vec<InTheWay>,
 }
 
 struct Hashing<R> {
@@ -230,7 +242,7 @@ impl<R: Read> Extraction<'_, '_, R> {
     }
 
     /// Whether a directory lies where something else is to be, and stays because it holds what is ignored (in a pod:
-    /// /var/run with the service account's token, where images have a link). The entry is passed over then.
+    /// /var/run with the service account's token, where images have a link). The entry is passed over then, and noted.
     fn is_in_the_way(&self, path: &TreePath, name: &[u8]) -> Result<bool, RootfsError> {
         let ignore = &self.options.ignore;
         if ignore.is_empty() || !ignore.reaches_below(path) {
@@ -324,6 +336,8 @@ impl<R: Read> Extraction<'_, '_, R> {
         let name = path.name().to_vec();
         let mut hash = None;
         if kind != Kind::Directory && self.is_in_the_way(path, &name)? {
+            let xattrs = entry.xattrs.clone();
+            self.done.in_the_way.push(InTheWay { path: path.clone(), meta, xattrs });
             return Ok(());
         }
         match kind {
@@ -430,6 +444,8 @@ impl<R: Read> Extraction<'_, '_, R> {
         };
         let name = path.name().to_vec();
         if self.is_in_the_way(path, &name)? {
+            let (path, meta) = (path.clone(), Meta::new(Kind::File, 0));
+            self.done.in_the_way.push(InTheWay { path, meta, xattrs: Vec::new() });
             return Ok(());
         }
         let link = |directory: &OwnedFd| {
@@ -472,9 +488,9 @@ impl<R: Read> Extraction<'_, '_, R> {
         let mut input = self.tar.into_inner();
         // What follows the end marker belongs to the diff ID as well.
         io::copy(&mut input, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
-        let Counted { entries, bytes, skipped, dangling } = self.done;
+        let Counted { entries, bytes, skipped, dangling, in_the_way } = self.done;
         let diff_id = DiffId(digest_bytes(&input.hasher.finish()));
-        Ok(Extracted { diff_id, entries, bytes, skipped, dangling })
+        Ok(Extracted { diff_id, entries, bytes, skipped, dangling, in_the_way })
     }
 }
 

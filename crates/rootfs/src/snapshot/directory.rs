@@ -109,7 +109,7 @@ impl Snapshotter for DirectorySnapshotter {
     }
 
     fn apply_layer(&self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
-        lock(&*self.stage(stage)?).lay(&layer)
+        lock(&*self.stage(stage)?).lay(&layer).map(drop)
     }
 
     fn leave(&self, stage: usize, _keep: &[TreePath]) -> Result<(), RootfsError> {

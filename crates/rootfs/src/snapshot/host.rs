@@ -16,11 +16,13 @@ use rustix::fs::{CWD, Mode, openat};
 
 use super::directory::copy_tree;
 use super::tracked::Tracked;
+use super::way::{self, Moved};
 use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, save, unpack};
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::disk::remove_all;
 use crate::delta::failed;
-use crate::{ChangeSource, Delta, DirectoryView, RootfsError, TreePath, View, remove};
+use crate::extract::InTheWay;
+use crate::{ChangeSource, Delta, DirectoryView, IgnorePaths, Root, RootfsError, TreePath, View, remove};
 
 /// What is never part of an image on this rung, besides mounts and Kiln's own directories. Components may be globs.
 pub const HOST_IGNORED: [&str; 5] = ["/proc", "/dev", "/sys", "/etc/mtab", "/tmp/apt-key-gpghome*"];
@@ -41,6 +43,10 @@ struct Host {
     root: PathBuf,
     scratch: PathBuf,
     options: SnapshotOptions,
+    /// What is ignored whatever the image.
+    ignore: IgnorePaths,
+    /// What makes way for links of the image in the tree.
+    moved: Vec<Moved>,
     current: Option<(usize, Tracked)>,
     saved: BTreeMap<usize, Saved>,
 }
@@ -50,7 +56,8 @@ impl HostSnapshotter {
     /// belongs to the pod: [`HOST_IGNORED`], the [`mount_points`](super::mount_points), Kiln's directory and `scratch`
     /// itself, if these lie in `root`.
     pub fn new(root: PathBuf, scratch: PathBuf, options: SnapshotOptions) -> Self {
-        let host = Host { root, scratch, options, current: None, saved: BTreeMap::new() };
+        let (ignore, moved) = (options.ignore.clone(), Vec::new());
+        let host = Host { root, scratch, options, ignore, moved, current: None, saved: BTreeMap::new() };
         Self { host: Mutex::new(host) }
     }
 
@@ -82,8 +89,43 @@ impl HostSnapshotter {
 impl Host {
     fn empty(&mut self) -> Result<(), RootfsError> {
         self.current = None;
-        let root = handle(&self.root)?;
-        remove::empty(root, &self.options.ignore).map_err(|error| failed("empty", bytes(&self.root), error))
+        let fail = |error| failed("empty", bytes(&self.root), error);
+        remove::empty(handle(&self.root)?, &self.options.ignore).map_err(fail)?;
+        self.options.ignore.clone_from(&self.ignore);
+        let moved = std::mem::take(&mut self.moved);
+        if moved.is_empty() {
+            return Ok(());
+        }
+        way::put_back(&Root::open(&self.root)?, &moved)?;
+        // What led to their other places.
+        remove::empty(handle(&self.root)?, &self.options.ignore).map_err(fail)
+    }
+
+    /// Lays a layer over the tree of `stage`. What of the pod's is in the way of a link makes way for it; where that can't be,
+    /// that place is ignored, since the tree has something else there than the image.
+    fn lay(&mut self, stage: usize, layer: &BaseLayer) -> Result<(), RootfsError> {
+        let in_the_way = self.current(stage)?.lay(layer)?;
+        if in_the_way.is_empty() {
+            return Ok(());
+        }
+        self.make_way(in_the_way)?;
+        let ignore = self.options.ignore.clone();
+        self.current(stage)?.ignore(ignore);
+        Ok(())
+    }
+
+    fn make_way(&mut self, in_the_way: Vec<InTheWay>) -> Result<(), RootfsError> {
+        let root = Root::open(&self.root)?;
+        for entry in in_the_way {
+            match way::make_way(&root, &entry)? {
+                Some(moved) => {
+                    way::follow(&mut self.options.ignore, &moved);
+                    self.moved.extend(moved);
+                }
+                None => self.options.ignore.add(entry.path),
+            }
+        }
+        Ok(())
     }
 
     fn fresh_dir(&self, above: &str, name: &str) -> Result<PathBuf, RootfsError> {
@@ -117,12 +159,9 @@ impl Host {
         self.saved.remove(&stage);
         rustix::fs::chmod(&self.root, Mode::from_raw_mode(unpack::ROOT_MODE))
             .map_err(|error| failed("set the mode of", bytes(&self.root), error.into()))?;
-        let mut tracked = Tracked::new(self.root.clone(), self.scans()?, self.options.clone());
-        for layer in layers {
-            tracked.lay(layer)?;
-        }
+        let tracked = Tracked::new(self.root.clone(), self.scans()?, self.options.clone());
         self.current = Some((stage, tracked));
-        Ok(())
+        layers.iter().try_for_each(|layer| self.lay(stage, layer))
     }
 
     fn fork(&mut self, stage: usize, from: usize) -> Result<(), RootfsError> {
@@ -141,6 +180,8 @@ impl Host {
         let (records, path) = (records.try_clone().map_err(fail)?, saved.path.clone());
         self.empty()?;
         copy_tree(handle(&path)?, &self.root, &self.options)?;
+        let in_the_way = way::in_the_way(&Root::open(&path)?, &Root::open(&self.root)?, &self.ignore)?;
+        self.make_way(in_the_way)?;
         let tracked = Tracked::copied(self.root.clone(), self.scans()?, self.options.clone(), records)?;
         self.current = Some((stage, tracked));
         Ok(())
@@ -215,7 +256,7 @@ impl Snapshotter for HostSnapshotter {
     }
 
     fn apply_layer(&self, stage: usize, layer: BaseLayer) -> Result<(), RootfsError> {
-        self.host().current(stage)?.lay(&layer)
+        self.host().lay(stage, &layer)
     }
 
     fn leave(&self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError> {

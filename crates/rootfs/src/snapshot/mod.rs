@@ -16,6 +16,7 @@ mod scan;
 mod spool;
 mod tracked;
 mod unpack;
+mod way;
 
 use std::fmt;
 use std::io::{self, Read};

@@ -16,7 +16,8 @@ use super::{BaseLayer, SnapshotOptions, unpack};
 use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::failed;
 use crate::delta::merge::{From, Merge, Onto};
-use crate::{ChangeSource, Delta, DirectoryView, RootfsError, Timestamp, View};
+use crate::extract::InTheWay;
+use crate::{ChangeSource, Delta, DirectoryView, IgnorePaths, RootfsError, Timestamp, View};
 
 /// A plain tree, the records of its last scan, and whether a step is open.
 pub(crate) struct Tracked {
@@ -60,6 +61,11 @@ impl Tracked {
         Ok(tracked)
     }
 
+    /// From now on other paths are ignored.
+    pub(crate) fn ignore(&mut self, ignore: IgnorePaths) {
+        self.options.ignore = ignore;
+    }
+
     /// Where the tree is.
     pub(crate) fn tree(&self) -> &Path {
         &self.tree
@@ -75,15 +81,15 @@ impl Tracked {
         self.open.is_some()
     }
 
-    /// Lays a layer over the tree.
-    pub(crate) fn lay(&mut self, layer: &BaseLayer) -> Result<(), RootfsError> {
+    /// Lays a layer over the tree. Gives what it could not make, because something ignored is in the way.
+    pub(crate) fn lay(&mut self, layer: &BaseLayer) -> Result<Vec<InTheWay>, RootfsError> {
         let spool = match &mut self.known {
             Known::Hashes(spool) => spool.as_mut(),
             Known::Records(_) => None,
         };
-        unpack::into_plain(layer, &self.tree, &self.options, spool)?;
+        let in_the_way = unpack::into_plain(layer, &self.tree, &self.options, spool)?;
         self.laid();
-        Ok(())
+        Ok(in_the_way)
     }
 
     /// Lays a delta over the tree.

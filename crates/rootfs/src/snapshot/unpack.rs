@@ -14,6 +14,7 @@ use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::disk::{make_special, set_meta};
 use crate::delta::merge::{From, Merge, Onto};
 use crate::delta::{failed, open_parent};
+use crate::extract::InTheWay;
 use crate::{
     Compression, ExtractOptions, Extracted, Kind, Meta, Record, Root, RootfsError, TreePath, View, Whiteouts,
     decompress, extract,
@@ -37,13 +38,13 @@ impl Record for Spooling<'_> {
     }
 }
 
-/// Lays `layer` over the plain tree at `tree`.
+/// Lays `layer` over the plain tree at `tree`. Gives what it could not make, because something ignored is in the way.
 pub(crate) fn into_plain(
     layer: &BaseLayer,
     tree: &Path,
     options: &SnapshotOptions,
     spool: Option<&mut HashSpool>,
-) -> Result<(), RootfsError> {
+) -> Result<Vec<InTheWay>, RootfsError> {
     match layer {
         BaseLayer::Blob { open, compression, .. } => {
             let mut spooling = spool.map(|spool| Spooling { spool });
@@ -55,7 +56,7 @@ pub(crate) fn into_plain(
                 can_chown: options.can_chown,
                 record,
             };
-            from_blob(layer, open, *compression, tree, &mut how).map(drop)
+            from_blob(layer, open, *compression, tree, &mut how).map(|extracted| extracted.in_the_way)
         }
         BaseLayer::Unpacked { path, .. } => {
             let fail = |error: io::Error| failed("copy the layer", bytes(path), error);
@@ -71,7 +72,7 @@ pub(crate) fn into_plain(
                 Some(spool) => spool.add(path.as_bytes(), None),
                 None => Ok(()),
             };
-            merge.run(source, open(tree)?, &mut seen).map_err(fail)
+            merge.run(source, open(tree)?, &mut seen).map(|()| Vec::new()).map_err(fail)
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Cursor, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
 use std::sync::Arc;
 
 use kiln_rootfs::{BaseLayer, DeltaBuilder, HostSnapshotter, Snapshotter as _, TreePath, View, Whiteouts};
@@ -336,29 +337,42 @@ fn cleaning_up_leaves_nothing_in_the_scratch_directory() {
     }
 }
 
-#[test]
-fn a_directory_of_the_pods_stays_where_the_image_has_a_link() {
-    // As /var/run in a pod with a service account's token, where Debian's images have a link to /run.
+/// A root with what a pod has below /var/run, and an image that has a link there.
+fn pod_with_a_token() -> (tempfile::TempDir, HostSnapshotter, Layer) {
     let image = tempfile::tempdir().unwrap();
     fs::create_dir_all(image.path().join("var")).unwrap();
-    fs::create_dir(image.path().join("run")).unwrap();
+    fs::create_dir_all(image.path().join("run/secrets")).unwrap();
     symlink("/run", image.path().join("var/run")).unwrap();
     fs::write(image.path().join("var/file"), "x").unwrap();
+    fs::write(image.path().join("run/secrets/images"), "x").unwrap();
     let image = Layer::of(image.path());
     let dir = tempfile::tempdir().unwrap();
     let (root, scratch) = (dir.path().join("root"), dir.path().join("scratch"));
-    fs::create_dir_all(root.join("var/run/secrets/token")).unwrap();
+    fs::create_dir_all(root.join("var/run/secrets/kubernetes.io/token")).unwrap();
     fs::write(root.join("var/run/old"), "").unwrap();
     fs::create_dir_all(&scratch).unwrap();
     let mut options = options();
-    options.ignore.add("var/run/secrets".into());
-    let host = HostSnapshotter::new(root.clone(), scratch, options);
+    options.ignore.add("var/run/secrets/kubernetes.io/token".into());
+    let host = HostSnapshotter::new(root, scratch, options);
+    (dir, host, image)
+}
+
+const TOKEN: &str = "secrets/kubernetes.io/token";
+
+#[test]
+fn what_the_pod_has_makes_way_where_the_image_has_a_link() {
+    let (dir, host, image) = pod_with_a_token();
+    let root = dir.path().join("root");
     host.base(0, &[image.base(), image.base()]).unwrap();
-    assert!(root.join("var/run/secrets/token").is_dir() && !root.join("var/run/old").exists());
+    assert_eq!(fs::read_link(root.join("var/run")).unwrap(), Path::new("/run"));
+    assert!(root.join("run").join(TOKEN).is_dir() && !root.join("run/old").exists());
+    assert_eq!(fs::read(root.join("run/secrets/images")).unwrap(), b"x");
     assert_eq!(fs::read(root.join("var/file")).unwrap(), b"x");
     host.begin(0).unwrap();
+    fs::write(root.join("run/pid"), "1").unwrap();
+    fs::write(root.join("run").join(TOKEN).join("new"), "the kubelet's").unwrap();
     let layer = Layer::write(&mut *host.changes(0).unwrap());
-    assert_eq!(layer.names(), Vec::<String>::new());
+    assert_eq!(layer.names(), ["run", "run/pid"]);
     host.commit(0).unwrap();
     // A delta, or a cached layer, that puts something else there, or removes what is above it.
     let delta = |make: &dyn Fn(&mut DeltaBuilder<'_>)| {
@@ -376,5 +390,53 @@ fn a_directory_of_the_pods_stays_where_the_image_has_a_link() {
         bench.run(0, |root| fs::remove_dir_all(root.join("var")).unwrap())
     };
     host.apply_layer(0, removal.base()).unwrap();
-    assert!(root.join("var/run/secrets/token").is_dir() && !root.join("var/file").exists());
+    assert!(root.join("run").join(TOKEN).is_dir() && !root.join("var").exists());
+    // The next image has no link: the pod's things are where the pod has them.
+    let (_other, base) = small_base();
+    host.base(1, &[base.base()]).unwrap();
+    assert!(root.join("var/run").join(TOKEN).join("new").exists() && !root.join("run").exists());
+    host.begin(1).unwrap();
+    fs::write(root.join("var/run/pid"), "1").unwrap();
+    let layer = Layer::write(&mut *host.changes(1).unwrap());
+    assert_eq!(layer.names(), ["var", "var/run", "var/run/pid"]);
+}
+
+#[test]
+fn a_stage_that_comes_back_makes_way_again() {
+    let (dir, host, image) = pod_with_a_token();
+    let root = dir.path().join("root");
+    let inode = fs::metadata(root.join("var/run/secrets/kubernetes.io")).unwrap().ino();
+    host.base(0, &[image.base()]).unwrap();
+    host.leave(0, &[TreePath::root()]).unwrap();
+    let (_other, base) = small_base();
+    host.base(1, &[base.base()]).unwrap();
+    host.leave(1, &[]).unwrap();
+    host.fork(2, 0).unwrap();
+    assert_eq!(fs::read_link(root.join("var/run")).unwrap(), Path::new("/run"));
+    host.begin(2).unwrap();
+    fs::write(root.join("run/pid"), "1").unwrap();
+    let layer = Layer::write(&mut *host.changes(2).unwrap());
+    assert_eq!(layer.names(), ["run", "run/pid"]);
+    assert!(root.join("run").join(TOKEN).is_dir());
+    // A mount could not have been moved by itself.
+    let leads_there = root.join("run/secrets/kubernetes.io");
+    assert_eq!(fs::metadata(leads_there).unwrap().ino(), inode, "the pod's own directory");
+}
+
+#[test]
+fn a_directory_of_the_pods_that_can_not_make_way_is_left_out() {
+    // The link leads nowhere.
+    let image = tempfile::tempdir().unwrap();
+    fs::create_dir_all(image.path().join("var")).unwrap();
+    symlink("/nowhere", image.path().join("var/run")).unwrap();
+    let image = Layer::of(image.path());
+    let (dir, host, _) = pod_with_a_token();
+    let root = dir.path().join("root");
+    host.base(0, &[image.base()]).unwrap();
+    assert!(root.join("var/run").join(TOKEN).is_dir());
+    host.begin(0).unwrap();
+    fs::write(root.join("var/run/pid"), "1").unwrap();
+    fs::write(root.join("var/seen"), "1").unwrap();
+    let layer = Layer::write(&mut *host.changes(0).unwrap());
+    assert_eq!(layer.names(), ["var", "var/seen"]);
 }
