@@ -259,6 +259,16 @@ impl Scan<'_> {
             && is_alike(old, new)
     }
 
+    /// Whether an mtime moved by itself. Under gVisor a file has the sandbox's time until the sandbox forgets the file, and then
+    /// the node's, some microseconds earlier. Whatever somebody did to it in this step would have moved its ctime past
+    /// the step's beginning.
+    fn has_drifted(&self, old: &Meta, new: &Meta) -> bool {
+        let apart = (i128::from(old.mtime.secs) - i128::from(new.mtime.secs)) * 1_000_000_000
+            + i128::from(old.mtime.nanos)
+            - i128::from(new.mtime.nanos);
+        !self.rules.inodes && new.ctime < self.rules.began && apart.unsigned_abs() < 1_000_000_000
+    }
+
     fn look_closer(
         &mut self,
         depth: u32,
@@ -268,9 +278,9 @@ impl Scan<'_> {
     ) -> io::Result<(Record, Verdict)> {
         let xattrs = self.xattr_hash(&name)?;
         let same_times = if meta.kind == Kind::Directory {
-            !is_set_mtime(&old.meta, &meta, self.rules.began)
+            !is_set_mtime(&old.meta, &meta, self.rules.began) || self.has_drifted(&old.meta, &meta)
         } else {
-            old.meta.mtime == meta.mtime
+            old.meta.mtime == meta.mtime || self.has_drifted(&old.meta, &meta)
         };
         let visible = same_times && is_alike(&old.meta, &meta) && old.xattrs == xattrs;
         let verdict = |same: bool| if same { Verdict::Same } else { Verdict::Changed };

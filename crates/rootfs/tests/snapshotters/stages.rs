@@ -440,3 +440,36 @@ fn a_directory_of_the_pods_that_can_not_make_way_is_left_out() {
     let layer = Layer::write(&mut *host.changes(0).unwrap());
     assert_eq!(layer.names(), ["var", "var/seen"]);
 }
+
+/// Moves an mtime back a little, as gVisor does when it forgets a file.
+fn move_back(path: &Path) {
+    let time = fs::metadata(path).unwrap().modified().unwrap() - std::time::Duration::from_micros(60);
+    fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[test]
+fn a_time_that_drifts_between_steps_is_no_change_where_inodes_are_not_stable() {
+    let (_dir, base) = small_base();
+    let dir = tempfile::tempdir().unwrap();
+    let (root, scratch) = (dir.path().join("root"), dir.path().join("scratch"));
+    fs::create_dir_all(&root).unwrap();
+    fs::create_dir_all(&scratch).unwrap();
+    let mut options = options();
+    options.stable_inodes = false;
+    let host = HostSnapshotter::new(root.clone(), scratch, options);
+    host.base(0, &[base.base()]).unwrap();
+    let step = |work: &dyn Fn()| {
+        host.begin(0).unwrap();
+        work();
+        let layer = Layer::write(&mut *host.changes(0).unwrap());
+        host.commit(0).unwrap();
+        layer.names()
+    };
+    let file = root.join("file");
+    assert_eq!(step(&|| fs::write(&file, "x").unwrap()), ["file"]);
+    move_back(&file);
+    // The kernel's clock ticks every few milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(step(&|| {}), Vec::<String>::new());
+    assert_eq!(step(&|| move_back(&file)), ["file"], "set in a step, it is one");
+}
