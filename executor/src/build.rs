@@ -124,6 +124,7 @@ async fn open(
             downloads: tokio::sync::Mutex::default(),
             records: Mutex::default(),
             cache_mounts: Mutex::default(),
+            unshared: Mutex::default(),
             made: Mutex::default(),
             uploads: Uploads::new(runtime.clone()),
             cache_uploads: Uploads::new(runtime.clone()),

@@ -3,9 +3,15 @@
 
 use std::sync::Arc;
 
+use kiln_plan::Step;
+use kiln_rootfs::{Delta, IgnorePaths, TreePath};
+use kiln_sandbox::Rung;
+
 use crate::error::BuildError;
+use crate::event::Event;
 use crate::planning::blocking;
 use crate::session::Session;
+use crate::stage::StageWork;
 use crate::trees::Trees;
 
 /// What becomes of the container's own files, and of what builds keep for the next one.
@@ -16,8 +22,8 @@ pub struct House {
     pub cleanup: bool,
     /// `--pre-cleanup`: the same before the build.
     pub pre_cleanup: bool,
-    /// `--preserve-context`: rung root puts the container's own files back when the build has ended. In between every
-    /// stage begins with the files of its base alone, as on the other rungs.
+    /// `--preserve-context`: rung root puts the container's own files back when a stage is done and when the build has
+    /// ended. Every stage begins with the files of its base alone all the same, as on the other rungs.
     pub preserve: bool,
     /// `--materialize`: rung root leaves the last stage's files in `/` even if every step was cached.
     pub materialize: bool,
@@ -42,6 +48,48 @@ pub(crate) async fn open(session: &Arc<Session>, trees: &Arc<Trees>) -> Result<(
         })
     })
     .await
+}
+
+/// After a stage that is not the last one.
+pub(crate) fn between(work: &StageWork) -> Result<(), BuildError> {
+    let stages = work.plan.stages.iter().enumerate().filter(|(_, stage)| stage.needed);
+    let mut others = stages.filter(|(place, _)| *place != work.place && !work.finished.contains_key(place));
+    if !work.session.request.isolation.house.preserve || others.next().is_none() {
+        return Ok(());
+    }
+    work.trees_in_use()?.on_host(kiln_rootfs::HostSnapshotter::restore)
+}
+
+/// Whether `path` lies in Kiln's own directory.
+pub(crate) fn is_own(session: &Session, path: &TreePath) -> bool {
+    own(session).any(|own| path.starts_with(&own))
+}
+
+fn own(session: &Session) -> impl Iterator<Item = TreePath> {
+    let own = session.request.isolation.own.iter();
+    own.map(|path| TreePath::new(path.as_os_str().as_encoded_bytes())).filter(|path| !path.is_root())
+}
+
+/// On rung root Kiln's own directory is part of no layer, as with kaniko: what a step put there is added to `ignore`. The
+/// result is not for other builds then, which may run on other rungs.
+pub(crate) fn leave_out(work: &StageWork, step: &Step, delta: &Delta, ignore: &mut IgnorePaths) {
+    let Some(trees) = work.trees.as_deref().filter(|_| work.stage().needs_tree) else { return };
+    if trees.enclosure.rung() != Rung::Root {
+        return;
+    }
+    for path in own(&work.session) {
+        if std::fs::symlink_metadata(path.below(delta.path())).is_err() {
+            continue;
+        }
+        work.session.tell(Event::Warning(format!(
+            "line {}: {path} is Kiln's own on rung root: what is copied there is left out of the image; use another \
+             --kaniko-dir, or another rung",
+            step.lines.0
+        )));
+        ignore.add(path);
+        let mut unshared = work.session.unshared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        unshared.extend(step.keys.all());
+    }
 }
 
 /// How building the stages ended.

@@ -88,7 +88,8 @@ fn is_wanted(session: &Session, step: &Step) -> bool {
         Op::Run(_) => cache.run_layers,
         Op::Copy(_) | Op::MakeDirectory(_) => cache.copy_layers,
     };
-    cache.enabled && cache.push && kind
+    let unshared = session.unshared.lock().unwrap_or_else(PoisonError::into_inner);
+    cache.enabled && cache.push && kind && step.keys.all().all(|key| !unshared.contains(&key))
 }
 
 /// Begins to put the result of a step into the layer cache, if results of this kind go there.

@@ -1,6 +1,6 @@
 //! What all parts of one build share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -56,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) records: Mutex<Vec<(StepKey, BuildRecord)>>,
     /// The cache mounts that are kept in the layer cache.
     pub(crate) cache_mounts: Mutex<crate::mount_cache::Used>,
+    /// Steps whose results are right on this rung only: they stay out of the layer cache.
+    pub(crate) unshared: Mutex<HashSet<StepKey>>,
     /// Results of this build's own steps.
     pub(crate) made: Mutex<Hits>,
     pub(crate) runtime: tokio::runtime::Handle,

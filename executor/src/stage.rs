@@ -139,6 +139,7 @@ impl StageWork {
             answers = self.answers()?;
             let keep = self.wanted_later();
             self.trees_in_use()?.snapshotter().leave(self.place, &keep).map_err(BuildError::other)?;
+            crate::house::between(self)?;
         }
         Ok(Done { layers: layers.finish()?, answers })
     }
@@ -238,7 +239,10 @@ impl StageWork {
             }
             Op::MakeDirectory(_) => return,
         };
-        if trees.is_pods(&TreePath::new(path)) {
+        let place = TreePath::new(path);
+        // What is copied into Kiln's own directory is left out, which is said when it is done.
+        let left_out = matches!(step.op, Op::Copy(_)) && crate::house::is_own(&self.session, &place);
+        if trees.is_pods(&place) && !left_out {
             let line = step.lines.0;
             self.session.tell(Event::Warning(format!(
                 "line {line}: {path} belongs to the pod on rung root: {what}; use another directory, or another rung"
@@ -375,13 +379,14 @@ impl StageWork {
                 ));
             }
         };
+        let mut ignore = IgnorePaths::new(&session.request.layers.ignored);
+        crate::house::leave_out(self, step, &delta, &mut ignore);
         if single && self.stage().needs_tree {
             self.finish(Rest::Apply(delta))?;
             return Ok(None);
         }
         let below: Arc<dyn View> = if linked { Arc::new(EmptyView) } else { below };
         let changes = delta.changes(below).map_err(BuildError::other)?;
-        let ignore = IgnorePaths::new(&session.request.layers.ignored);
         let changes = Box::new(Unignored::new(changes, ignore));
         let rest = if self.stage().needs_tree {
             Rest::Apply(delta)

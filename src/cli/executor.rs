@@ -191,7 +191,7 @@ pub(crate) struct FileFlags {
     /// The same before the build
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) pre_cleanup: bool,
-    /// Rung root: put the container's own files back when the build has ended
+    /// Rung root: put the container's own files back after each stage and in the end
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) preserve_context: bool,
     /// Rung root: leave the last stage's files in / even if all was cached
