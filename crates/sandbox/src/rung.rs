@@ -99,7 +99,7 @@ impl fmt::Display for Enclosure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let users = match self.users {
             Users::Pod => "the pod's own user ids",
-            Users::All => "a user namespace with every id",
+            Users::All => "a user namespace with the pod's ids",
             Users::Single => "a user namespace with one id",
         };
         let pids = if self.pids { ", its own processes" } else { "" };
