@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::kubelet::{podman, success};
-use crate::{kiln, repository_root};
+use crate::{repository_root, static_kiln};
 
 /// Builds the images into `directory` with the script that `make images` runs.
 pub fn build(directory: &Path, tag: &str) {
@@ -15,7 +15,7 @@ pub fn build(directory: &Path, tag: &str) {
 /// The same with variables of its own.
 pub fn script(directory: &Path, variables: &[(&str, &str)]) {
     let mut command = Command::new(repository_root().join("integration/scripts/images"));
-    command.arg(kiln()).arg(directory).env_remove("REGISTRY").envs(variables.iter().copied());
+    command.arg(static_kiln()).arg(directory).env_remove("REGISTRY").envs(variables.iter().copied());
     success(command.output().unwrap());
 }
 
@@ -28,7 +28,7 @@ pub fn storage() -> std::fs::File {
 
 /// The names of the executor's image and of the debug image in podman's storage.
 pub fn loaded() -> (String, String) {
-    let binary = kiln();
+    let binary = static_kiln();
     let meta = std::fs::metadata(&binary).unwrap();
     let mut hasher = DefaultHasher::new();
     (&binary, meta.len(), meta.modified().unwrap()).hash(&mut hasher);

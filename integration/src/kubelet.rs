@@ -160,12 +160,12 @@ impl Cluster {
         running
     }
 
-    fn message_file(&self, pod: &str) -> PathBuf {
+    pub(crate) fn message_file(&self, pod: &str) -> PathBuf {
         self.directory.path().join(format!("{pod}.message"))
     }
 
     /// The pod as the node gets it.
-    fn admit(&self, pod: &Value, index: Option<u32>, number: usize) -> Value {
+    pub(crate) fn admit(&self, pod: &Value, index: Option<u32>, number: usize) -> Value {
         let (executor, debug) = crate::images::loaded();
         let mut pod = pod.clone();
         let registry = self.registry_of(&pod);
@@ -266,8 +266,13 @@ impl Cluster {
         entries.unwrap_or_else(|| panic!("the cluster has no {kind} {wanted}"))
     }
 
-    /// What a config map gives to the environment.
+    /// What config maps and secrets give to the environment.
     fn environment(&self, container: &mut Value) {
+        for variable in array(&mut container["env"]) {
+            let Some(from) = variable.pointer("/valueFrom/secretKeyRef") else { continue };
+            let entries = self.entries("Secret", from["name"].as_str().unwrap());
+            *variable = json!({"name": variable["name"], "value": entries[from["key"].as_str().unwrap()]});
+        }
         let sources = container.as_object_mut().unwrap().remove("envFrom");
         for source in sources.iter().filter_map(Value::as_array).flatten() {
             let wanted = source["configMapRef"]["name"].as_str().unwrap();

@@ -9,6 +9,7 @@ pub mod images;
 pub mod kubelet;
 pub mod manifest;
 pub mod registry;
+pub mod sandboxed;
 pub mod site;
 pub mod token_server;
 
@@ -19,7 +20,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The `kiln` binary, built once. It is static, so that it runs in an image of its own.
+/// The `kiln` binary: what `KILN` names, or built once. What is built here is static, so that it runs in an image of its own.
 pub fn kiln() -> PathBuf {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     BUILT.get_or_init(build_kiln).clone()
@@ -28,6 +29,32 @@ pub fn kiln() -> PathBuf {
 /// The root of the repository.
 pub fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The same for an image without any library in it.
+///
+/// # Panics
+/// If `KILN` names a binary that wants a dynamic linker.
+pub fn static_kiln() -> PathBuf {
+    let path = kiln();
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(
+        !wants_linker(&bytes),
+        "{} is not static, and an image of its own has no libraries for it: leave KILN out, or build it with \
+         -C target-feature=+crt-static",
+        path.display()
+    );
+    path
+}
+
+/// Whether an ELF file of 64 bits names a program that is to load it (elf(5): PT_INTERP).
+fn wants_linker(elf: &[u8]) -> bool {
+    let number = |at: usize, length: usize| {
+        let bytes = elf.get(at..at + length).unwrap_or_default();
+        bytes.iter().rev().fold(0usize, |number, byte| number << 8 | usize::from(*byte))
+    };
+    let (start, size, count) = (number(32, 8), number(54, 2), number(56, 2));
+    (0..count).any(|header| number(start + header * size, 4) == 3)
 }
 
 fn build_kiln() -> PathBuf {

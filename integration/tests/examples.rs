@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use kiln_integration::kubelet::{Cluster, Node};
 use kiln_integration::registry::{LOGIN, Registry};
 use kiln_integration::site::{DOCKERFILE, answer, cluster};
-use kiln_integration::{images, kiln, manifest, repository_root};
+use kiln_integration::{images, kiln, manifest, repository_root, sandboxed};
 use serde_json::{Value, json};
 
 fn file(path: &str) -> PathBuf {
@@ -189,6 +189,16 @@ fn machine(registry: &Registry) -> tempfile::TempDir {
     std::fs::write(directory.path().join("context/Dockerfile"), dockerfile).unwrap();
     std::fs::write(directory.path().join("context/greeting"), "good morning\n").unwrap();
     directory
+}
+
+#[test]
+fn a_pod_of_the_class_gvisor_builds_in_gvisor() {
+    let (registry, cluster) = cluster();
+    let (pod, class) = (document("gvisor/pod.yaml"), document("gvisor/runtime-class.yaml"));
+    assert_eq!(pod["spec"]["runtimeClassName"], class["metadata"]["name"]);
+    let finished = sandboxed::run(&cluster, &pod, class["handler"].as_str().unwrap()).succeeded();
+    assert_eq!(finished.rung(), Some("root"), "{}", finished.log);
+    assert_eq!(answer(&registry, "app:1"), "good morning\n");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod clouds;
 mod cut;
+mod front;
 mod git;
 mod nginx;
 mod sshd;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use clouds::{Azurite, FakeGcs, Moto};
 pub use cut::Cut;
+pub use front::{Front, answer_site, registry_site};
 pub use git::{GitServer, Repo};
 pub use nginx::Nginx;
 pub use sshd::Sshd;
@@ -36,9 +38,13 @@ impl Drop for Running {
 impl Running {
     /// Starts `command` and waits until somebody listens at `port`.
     pub(crate) fn start(command: &mut Command, port: u16) -> Self {
+        Self::start_at(command, SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// The same for another address.
+    pub(crate) fn start_at(command: &mut Command, address: SocketAddr) -> Self {
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut running = Self(child);
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let began = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
             if let Some(status) = running.0.try_wait().unwrap() {
