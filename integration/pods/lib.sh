@@ -57,6 +57,7 @@ debian_image() { # name, packages, mmdebstrap's variant
 }
 toolchain_image() { debian_image toolchain gcc,libc6-dev,make,git,python3,perl,g++,gdb,cmake,clang apt; }
 slim_image() { debian_image slim ca-certificates minbase; }
+ci_image() { debian_image ci ca-certificates,git minbase; }
 
 serve() { # name of a kept image …: into the registry
   local name
