@@ -1,12 +1,13 @@
 # The front door. Recipes over a few lines are scripts in integration/scripts.
 
-HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 KILN := target/$(HOST)/release/kiln
 
 .PHONY: build images images-arm64 quickstart test test-all bench check fmt docs bless
 
 # One static binary: glibc is linked in, so that it runs in a scratch image.
 build:
+	@integration/scripts/install-build-tools
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin kiln --target $(HOST)
 
 # Kiln's own images, built by Kiln: OCI layouts and archives that docker loads, in out/images. REGISTRY=… pushes them.
@@ -41,6 +42,7 @@ test-all: build test
 	KILN=$(CURDIR)/$(KILN) KILN_PODS=30 cargo test --locked -p kiln-integration --test pods many_one_shot_pods
 	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test object_stores a_large_archive
 	integration/scripts/check-manifests
+	integration/scripts/quickstart-test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/readers-test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/memory-test
 
