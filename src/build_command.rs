@@ -96,8 +96,10 @@ fn not_needed(environment: &Environment, flags: &ExecutorFlags) {
             tracing::warn!("{name} is not needed: {why}");
         }
     }
-    if !flags.git.is_empty() && !kiln_context::git::is_git(&flags.context) {
-        tracing::warn!("--git is for git contexts, and --context is none");
+    let named = flags.build_context.iter().map(|(_, text)| text);
+    let mut contexts = std::iter::once(&flags.context).chain(named);
+    if !flags.git.is_empty() && !contexts.any(|text| kiln_context::git::is_git(text)) {
+        tracing::warn!("--git is for git contexts, and none of the contexts is one");
     }
     for name in environment.variables.keys().filter(|name| name.starts_with("FF_KANIKO_")) {
         if name != "FF_KANIKO_DISABLE_HTTP2" {
@@ -113,6 +115,12 @@ fn of_context(progress: &Progress, event: kiln_context::Event) {
         Event::Received { source, bytes, .. } => progress.source(&source, bytes),
         Event::Resuming { source, at, why, after } => {
             tracing::warn!("{source}: {why}; going on at {} in {:.1} s", size(at), after.as_secs_f64());
+        }
+        Event::Restarting { source, why, after } => {
+            tracing::warn!(
+                "{source}: {why}; a git transfer can't be resumed, so it begins again in {:.1} s",
+                after.as_secs_f64()
+            );
         }
         Event::Done { source, bytes } => {
             progress.source_done(&source);

@@ -30,6 +30,15 @@ pub enum Event {
         /// After this time.
         after: Duration,
     },
+    /// A transfer broke and begins again: its protocol knows no way to go on in the middle.
+    Restarting {
+        /// The source.
+        source: String,
+        /// Why it broke.
+        why: String,
+        /// After this time.
+        after: Duration,
+    },
     /// A source was fetched whole.
     Done {
         /// The source.

@@ -6,6 +6,7 @@
 
 mod address;
 mod checkout;
+mod line;
 mod repository;
 mod ssh;
 mod submodules;

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use gix::bstr::BString;
 use gix::progress::Discard;
@@ -17,8 +18,10 @@ use gix_transport::client::blocking_io::Transport;
 use gix_transport::client::git::ConnectMode;
 use gix_transport::client::git::blocking_io::Connection;
 
-use super::web::{LastError, Web, WebLogin};
+use super::line::Line;
+use super::web::{Web, WebLogin};
 use super::{GitRequest, Progress, Remote, Revision, ssh};
+use crate::remote::TRIES;
 use crate::{Access, Event};
 
 type AnyTransport = Box<dyn Transport + Send>;
@@ -29,7 +32,7 @@ pub(super) struct Repository<'a> {
     pub(super) access: &'a Access,
     pub(super) inner: gix::Repository,
     pub(super) progress: Progress,
-    last: LastError,
+    line: Line,
     /// What an SSH server wrote to its standard error.
     complaints: Mutex<Arc<Mutex<Vec<u8>>>>,
 }
@@ -46,7 +49,7 @@ impl<'a> Repository<'a> {
         inner.refs.write_reflog = gix::refs::store::WriteReflog::Disable;
         let progress = Progress::new(request.address.to_string(), access);
         let complaints = Mutex::default();
-        Ok(Self { request, access, inner, progress, last: LastError::default(), complaints })
+        Ok(Self { request, access, inner, progress, line: Line::default(), complaints })
     }
 
     fn transport(&self) -> Result<AnyTransport, String> {
@@ -55,11 +58,12 @@ impl<'a> Repository<'a> {
                 let insecure = self.request.options.insecure_skip_tls;
                 let header = self.request.authorization.clone();
                 let web = Web {
-                    client: if insecure { &self.access.unverified } else { &self.access.client }.clone(),
+                    client: if insecure { &self.access.unverified } else { self.access.client_for(url) }
+                        .clone(),
                     runtime: self.access.runtime.clone(),
                     login: header.map(|header| WebLogin { origin: url.origin(), header }),
                     progress: self.progress.clone(),
-                    last: Arc::clone(&self.last),
+                    line: self.line.clone(),
                     moved: None,
                 };
                 let url = self.url()?;
@@ -73,8 +77,13 @@ impl<'a> Repository<'a> {
             }
             Remote::Ssh { user, host, port, path } => {
                 let server = ssh::Server { user, host, port: *port, path };
-                let (reader, writer) =
-                    ssh::connect(&server, &self.request.ssh, &self.access.runtime, &self.progress)?;
+                let (reader, writer) = ssh::connect(
+                    &server,
+                    &self.request.ssh,
+                    &self.access.runtime,
+                    &self.progress,
+                    &self.line,
+                )?;
                 *self.complaints.lock().unwrap_or_else(PoisonError::into_inner) = reader.complaints();
                 let connection = Connection::new(
                     reader,
@@ -97,7 +106,7 @@ impl<'a> Repository<'a> {
 
     /// The best words for an error: the transport's own, or what the server said, or else gix's.
     fn why(&self, error: &gix::Error) -> String {
-        if let Some(why) = self.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(why) = self.line.take_why() {
             return why;
         }
         let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -114,8 +123,35 @@ impl<'a> Repository<'a> {
         remote.with_refspecs(specs, gix::remote::Direction::Fetch).map_err(|error| words(&error))
     }
 
+    /// Does `work`, which speaks to the server, and again from the start if the connection broke: git's protocol can't
+    /// go on in the middle of a pack.
+    fn patiently<T>(&self, work: impl Fn() -> Result<T, String>) -> Result<T, String> {
+        let mut attempt = 0;
+        loop {
+            self.line.reset();
+            let why = match work() {
+                Ok(done) => return Ok(done),
+                Err(why) => why,
+            };
+            if !self.line.has_broken() {
+                return Err(why);
+            }
+            if attempt >= TRIES || (self.access.cancelled)() {
+                return Err(format!("{why}; given up after {attempt} more attempts"));
+            }
+            let (source, after) = (self.request.address.to_string(), Duration::from_millis(200 << attempt));
+            (self.access.on)(Event::Restarting { source, why, after });
+            self.access.runtime.block_on(tokio::time::sleep(after));
+            attempt += 1;
+        }
+    }
+
     /// The references of the server that the specs mean; a broad answer is no error.
     fn advertised(&self, specs: &[String]) -> Result<Vec<Ref>, String> {
+        self.patiently(|| self.advertised_once(specs))
+    }
+
+    fn advertised_once(&self, specs: &[String]) -> Result<Vec<Ref>, String> {
         let remote = self.remote(specs)?;
         let connection =
             remote.to_connection_with_transport(self.transport()?).with_credentials(|_| Ok(None));
@@ -163,15 +199,15 @@ impl<'a> Repository<'a> {
         let has = || self.object(&revision.commit).is_some();
         if let Some(reference) = &revision.reference {
             specs.push(reference.clone());
-            self.receive(&specs, shallow.clone())?;
+            self.receive(&specs, &shallow)?;
         }
         if !has() {
             // By its own name: the branch has moved, or none was given. Old servers give no commit that no
             // reference points to; then everything is fetched, and the commit looked for in it.
-            let direct = self.receive(std::slice::from_ref(&revision.commit), shallow);
+            let direct = self.receive(std::slice::from_ref(&revision.commit), &shallow);
             if !has() {
                 let all = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-                let all = self.receive(&all.map(str::to_owned), Shallow::NoChange);
+                let all = self.receive(&all.map(str::to_owned), &Shallow::NoChange);
                 if !has() {
                     direct.and(all)?;
                     return Err(format!("it has no commit {}", revision.commit));
@@ -183,7 +219,11 @@ impl<'a> Repository<'a> {
         self.write_config(revision).map_err(|error| format!("could not write .git/config: {error}"))
     }
 
-    fn receive(&self, specs: &[String], shallow: Shallow) -> Result<(), String> {
+    fn receive(&self, specs: &[String], shallow: &Shallow) -> Result<(), String> {
+        self.patiently(|| self.receive_once(specs, shallow.clone()))
+    }
+
+    fn receive_once(&self, specs: &[String], shallow: Shallow) -> Result<(), String> {
         let remote = self.remote(specs)?;
         let connection =
             remote.to_connection_with_transport(self.transport()?).with_credentials(|_| Ok(None));

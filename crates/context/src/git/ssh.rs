@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use russh::ChannelMsg;
@@ -15,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::Progress;
+use super::line::Line;
 
 /// How long a server may take to greet us.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -112,7 +114,9 @@ pub(super) fn connect(
     keys: &SshKeys,
     runtime: &Handle,
     progress: &Progress,
+    line: &Line,
 ) -> Result<(Reader, Writer), String> {
+    let broke = |why: String| line.broke(why).to_string();
     runtime.block_on(async {
         let known = known_keys(server, keys);
         if known.is_empty() {
@@ -129,7 +133,9 @@ pub(super) fn connect(
         let gate = Gate { known, seen: Arc::clone(&seen) };
         let connecting = client::connect(config, (server.host, server.port), gate);
         let connection = match tokio::time::timeout(PATIENCE, connecting).await {
-            Err(_) => return Err(format!("{} gave no answer for {} s", server.host, PATIENCE.as_secs())),
+            Err(_) => {
+                return Err(broke(format!("{} gave no answer for {} s", server.host, PATIENCE.as_secs())));
+            }
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -139,12 +145,12 @@ pub(super) fn connect(
                          has really changed, change it there",
                         server.host
                     ),
-                    None => format!("no SSH connection to {}:{}: {error}", server.host, server.port),
+                    None => broke(format!("no SSH connection to {}:{}: {error}", server.host, server.port)),
                 });
             }
         };
-        let connection = authenticate(connection, server, keys).await?;
-        start(connection, server, runtime, progress).await
+        let connection = authenticate(connection, server, keys, line).await?;
+        start(connection, server, runtime, progress, line).await
     })
 }
 
@@ -152,6 +158,7 @@ async fn authenticate(
     mut connection: Connection<Gate>,
     server: &Server<'_>,
     keys: &SshKeys,
+    line: &Line,
 ) -> Result<Connection<Gate>, String> {
     let hash = connection.best_supported_rsa_hash().await.ok().flatten().flatten();
     let mut tried = Vec::new();
@@ -181,7 +188,7 @@ async fn authenticate(
         match connection.authenticate_publickey(server.user, key).await {
             Ok(AuthResult::Success) => return Ok(connection),
             Ok(AuthResult::Failure { .. }) => {}
-            Err(error) => return Err(format!("{}: {error}", server.host)),
+            Err(error) => return Err(line.broke(format!("{}: {error}", server.host)).to_string()),
         }
     }
     Err(if tried.is_empty() {
@@ -205,8 +212,9 @@ async fn start(
     server: &Server<'_>,
     runtime: &Handle,
     progress: &Progress,
+    line: &Line,
 ) -> Result<(Reader, Writer), String> {
-    let fail = |error: russh::Error| format!("{}: {error}", server.host);
+    let fail = |error: russh::Error| line.broke(format!("{}: {error}", server.host)).to_string();
     let channel = connection.channel_open_session().await.map_err(fail)?;
     // Servers that don't take it answer in an older version of the protocol, which is fine.
     let _ = channel.set_env(false, "GIT_PROTOCOL", "version=2").await;
@@ -218,6 +226,8 @@ async fn start(
     let (sender, receiver) = mpsc::channel(16);
     let said = Arc::new(Mutex::new(Vec::new()));
     let complaints = Arc::clone(&said);
+    let ended = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ended);
     runtime.spawn(async move {
         // It lives as long as its channel is read.
         let _connection = (connection, outgoing);
@@ -231,7 +241,12 @@ async fn start(
                         said.extend_from_slice(&data);
                     }
                 }
-                ChannelMsg::Close => break,
+                // The server's program has said all; where the connection breaks, none of these comes.
+                ChannelMsg::Eof | ChannelMsg::ExitStatus { .. } => told.store(true, Ordering::Release),
+                ChannelMsg::Close => {
+                    told.store(true, Ordering::Release);
+                    break;
+                }
                 _ => {}
             }
         }
@@ -242,6 +257,8 @@ async fn start(
             receiver,
             left: bytes::Bytes::new(),
             said,
+            ended,
+            line: line.clone(),
             progress: progress.clone(),
         },
         writer,
@@ -254,6 +271,9 @@ pub(super) struct Reader {
     receiver: mpsc::Receiver<bytes::Bytes>,
     left: bytes::Bytes,
     said: Arc<Mutex<Vec<u8>>>,
+    /// Whether the server ended what it sends.
+    ended: Arc<AtomicBool>,
+    line: Line,
     progress: Progress,
 }
 
@@ -269,7 +289,8 @@ impl Read for Reader {
         while self.left.is_empty() {
             self.progress.check()?;
             match self.runtime.block_on(self.receiver.recv()) {
-                None => return Ok(0),
+                None if self.ended.load(Ordering::Acquire) => return Ok(0),
+                None => return Err(self.line.broke("the SSH connection broke".to_owned())),
                 Some(data) => self.left = data,
             }
             self.progress.add(self.left.len() as u64);

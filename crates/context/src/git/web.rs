@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::Progress;
+use super::line::Line;
 
 /// A login and the one server that gets it.
 #[derive(Clone, Debug)]
@@ -22,16 +23,13 @@ pub(super) struct WebLogin {
     pub(super) header: Redacted<String>,
 }
 
-/// What went wrong last, in words; gix's own errors wrap what they are given many times over.
-pub(super) type LastError = Arc<Mutex<Option<String>>>;
-
 /// Carries requests.
 pub(super) struct Web {
     pub(super) client: reqwest::Client,
     pub(super) runtime: Handle,
     pub(super) login: Option<WebLogin>,
     pub(super) progress: Progress,
-    pub(super) last: LastError,
+    pub(super) line: Line,
     /// Where the repository really is, after redirects of the first request.
     pub(super) moved: Option<String>,
 }
@@ -62,7 +60,7 @@ impl Web {
     fn sender(&self) -> Sender {
         Sender {
             runtime: self.runtime.clone(),
-            last: Arc::clone(&self.last),
+            line: self.line.clone(),
             progress: self.progress.clone(),
             with_login: self.login.is_some(),
         }
@@ -73,26 +71,30 @@ impl Web {
 #[derive(Clone)]
 pub(super) struct Sender {
     runtime: Handle,
-    last: LastError,
+    line: Line,
     progress: Progress,
     with_login: bool,
 }
 
 impl Sender {
-    fn fail(&self, why: String) -> io::Error {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
-        io::Error::other(why)
+    /// A transfer that broke: a certificate that is not trusted won't be next time either.
+    fn broke(&self, error: reqwest::Error) -> io::Error {
+        let why = crate::remote::said(&error.without_url());
+        if why.contains("certificate") { self.line.refused(why) } else { self.line.broke(why) }
     }
 
     fn send(&self, request: RequestBuilder) -> io::Result<Response> {
         let answer = self.runtime.block_on(request.send());
-        let answer = answer.map_err(|error| self.fail(crate::remote::said(&error.without_url())))?;
+        let answer = answer.map_err(|error| self.broke(error))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
         }
+        if crate::remote::is_passing(status) {
+            return Err(self.line.broke(format!("the server answers {status}")));
+        }
         let login = if self.with_login { "it refuses the login that it got" } else { "it wants a login" };
-        Err(self.fail(match status {
+        Err(self.line.refused(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 format!("the server answers {status}: {login}")
             }
@@ -129,7 +131,7 @@ impl Read for Body {
         while self.left.is_empty() {
             self.sender.progress.check()?;
             let chunk = self.sender.runtime.block_on(self.answer.chunk());
-            match chunk.map_err(|error| self.sender.fail(crate::remote::said(&error.without_url())))? {
+            match chunk.map_err(|error| self.sender.broke(error))? {
                 None => return Ok(0),
                 Some(chunk) => self.left = chunk,
             }

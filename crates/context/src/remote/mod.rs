@@ -17,6 +17,7 @@ use crate::fetch::Source;
 use crate::git::Progress;
 use crate::{Access, ContextError, archive};
 
+pub(crate) use ranges::{TRIES, is_passing};
 pub(crate) use web::WebArchive;
 
 /// An object store, and what it needs to know of it.

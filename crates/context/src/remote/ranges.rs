@@ -17,10 +17,10 @@ use crate::git::Progress;
 use crate::{Access, Event};
 
 /// The size of a part. With those that are under way, they bound the memory that is used.
-const PART: u64 = 4 << 20;
-const SIDE_BY_SIDE: usize = 3;
+const PART: u64 = 2 << 20;
+const SIDE_BY_SIDE: usize = 4;
 /// How often a part is asked for again without a byte having come.
-const TRIES: u32 = 5;
+pub(crate) const TRIES: u32 = 5;
 
 /// Bytes that come from a task.
 pub(crate) struct Pieces {
@@ -209,6 +209,10 @@ pub(super) async fn pause(
     why: &str,
     attempt: u32,
 ) -> Result<(), String> {
+    // A server that is not trusted won't be trusted next time either.
+    if why.contains("certificate") {
+        return Err(why.to_owned());
+    }
     if attempt >= TRIES || (access.cancelled)() {
         return Err(format!("{why}; given up after {TRIES} more attempts, at byte {at}"));
     }
@@ -219,7 +223,7 @@ pub(super) async fn pause(
 }
 
 /// Whether a status may be another one soon.
-pub(super) fn is_passing(status: StatusCode) -> bool {
+pub(crate) fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 429)
 }
 
