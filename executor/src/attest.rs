@@ -10,7 +10,7 @@ use kiln_attest::{
     Inventory, Material, PREDICATE_PROVENANCE, PREDICATE_SPDX, Provenance, Spdx, Statement, Subject, attach,
     image_purl,
 };
-use kiln_context::Place;
+use kiln_context::Pin;
 use kiln_oci::media_type::{self, Compression};
 use kiln_oci::{Descriptor, Digest, Platform, Reference};
 use kiln_plan::{BuildPlan, ImageName, Op, TreeSource};
@@ -24,6 +24,7 @@ use crate::image::Image;
 use crate::outputs::AllBlobs;
 use crate::planning::{Found, blocking};
 use crate::product::Attestation;
+use crate::request::DockerfileAt;
 use crate::session::Session;
 
 /// What is to be said about the images.
@@ -174,6 +175,16 @@ async fn provenance(session: &Session, flag: &ProvenanceFlag, image: &Image, mad
             digest: digest.hex(),
         }
     }));
+    if let DockerfileAt::Text { name, bytes } = &request.dockerfile
+        && let Some(uri) = remote_address(name)
+    {
+        let digest = Digest::of(bytes);
+        materials.push(Material {
+            uri,
+            algorithm: digest.algorithm().name().to_owned(),
+            digest: digest.hex(),
+        });
+    }
     let ended = request.now.saturating_add(i64::try_from(made.took.as_secs()).unwrap_or(0));
     // The same build again is the same words again, where that is what was asked for.
     let times = (!reproducible).then(|| (rfc3339(request.now), rfc3339(ended)));
@@ -191,7 +202,7 @@ async fn provenance(session: &Session, flag: &ProvenanceFlag, image: &Image, mad
         detailed: flag.detailed,
         source: session.source.text.clone(),
         materials,
-        context: context_address(&request.context.place),
+        context: session.context.pin.as_ref().map(material),
         complete: made.hermetic && made.closed,
         hermetic: made.hermetic,
         reproducible,
@@ -211,12 +222,10 @@ fn image_uri(name: &ImageName, platform: &str, digest: &Digest) -> String {
     }
 }
 
-/// The address of a context that is not on this machine.
-fn context_address(place: &Place) -> Option<String> {
-    match place {
-        Place::Web(url) => remote_address(url.as_ref()),
-        Place::Directory(_) | Place::Archive(_) | Place::Stdin | Place::Object(_) | Place::Git(_) => None,
-    }
+/// What came from elsewhere.
+pub(crate) fn material(pin: &Pin) -> Material {
+    let (algorithm, digest) = (pin.algorithm.to_owned(), pin.digest.clone());
+    Material { uri: pin.uri.clone(), algorithm, digest }
 }
 
 /// An address that is not on this machine, without a login and without what stands behind a question mark, which may be
@@ -232,9 +241,13 @@ pub(crate) fn remote_address(name: &str) -> Option<String> {
     Some(format!("{scheme}://{host}/{path}"))
 }
 
-/// Whether no step in the plan reads a context: then all that was used has a digest.
-pub(crate) fn is_closed(plan: &BuildPlan) -> bool {
-    let local = |source: &TreeSource| matches!(source, TreeSource::Context | TreeSource::Named(_));
+/// Whether no step in the plan reads a context of this machine: then all that was used has a digest.
+pub(crate) fn is_closed(plan: &BuildPlan, session: &Session) -> bool {
+    let local = |source: &TreeSource| match source {
+        TreeSource::Context => session.context.pin.is_none(),
+        TreeSource::Named(name) => session.named.get(name).is_none_or(|context| context.pin.is_none()),
+        _ => false,
+    };
     !plan
         .stages
         .iter()

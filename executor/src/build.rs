@@ -350,7 +350,7 @@ async fn one_platform(
     }
     crate::foreign::check(session, &plan)?;
     known.networked |= !is_hermetic(&plan);
-    known.open |= !is_closed(&plan);
+    known.open |= !is_closed(&plan, session);
     if session.request.cache.enabled && first {
         announce(session, &plan);
     }

@@ -8,7 +8,7 @@ use kiln_context::git::{
     GitAddress, GitOptions, GitRequest, PullMethod, Remote, Revision, SshKeys, check_out, checksum, folder,
     login_of, resolve,
 };
-use kiln_context::{Access, Place};
+use kiln_context::{Access, Pin, Place};
 use kiln_oci::{Hasher, Redacted};
 use kiln_plan::{ContentQuestion, CopyStep};
 
@@ -19,7 +19,15 @@ use crate::session::Session;
 
 /// The revisions that addresses were found to be, by the address as it is written.
 #[derive(Default)]
-pub(crate) struct Repositories(Mutex<HashMap<String, Revision>>);
+pub(crate) struct Repositories(Mutex<HashMap<String, (Revision, Pin)>>);
+
+impl Repositories {
+    /// The commits that were used, for provenance.
+    pub(crate) fn pins(&self) -> Vec<Pin> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().map(|(_, pin)| pin.clone()).collect()
+    }
+}
 
 /// The digest of what an address means now, for a key: the commit, and the tag object that names it.
 pub(crate) async fn digest(
@@ -67,7 +75,8 @@ pub(crate) fn files(session: &Session, text: &str, step: &CopyStep) -> Result<Pa
 
 fn revision(session: &Session, text: &str, request: &GitRequest) -> Result<Revision, BuildError> {
     let known = &session.repositories.0;
-    let found = known.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
+    let found =
+        known.lock().unwrap_or_else(PoisonError::into_inner).get(text).map(|(found, _)| found.clone());
     let scratch = session.directory("repositories")?;
     if let Some(found) = found
         && request.address.checksum.is_none()
@@ -78,7 +87,8 @@ fn revision(session: &Session, text: &str, request: &GitRequest) -> Result<Revis
     session.tell(Event::Note(format!("{} is commit {}", request.address, found.commit)));
     // Who came first decides: the key and the files are of one commit.
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-    let first = known.entry(text.to_owned()).or_insert(found.clone()).clone();
+    let first =
+        known.entry(text.to_owned()).or_insert_with(|| (found.clone(), request.pin(&found))).0.clone();
     if first.commit == found.commit { Ok(found) } else { Ok(first) }
 }
 
@@ -151,11 +161,13 @@ pub(crate) fn access(
     let (on, cancel) = (Arc::clone(on), cancel.clone());
     Ok(Access {
         client: registry.web_client(true).map_err(BuildError::other)?,
+        special: Arc::new(registry.special_web_clients().map_err(BuildError::other)?),
         unverified: registry.web_client(false).map_err(BuildError::other)?,
         runtime: runtime.clone(),
         environment: request.environment.clone(),
         clock: Arc::new(std::time::SystemTime::now),
         on: Arc::new(move |event| on(Event::Context(event))),
+        digests: request.output.attest.provenance.is_some(),
         cancelled: Arc::new(move || cancel.is_cancelled()),
     })
 }

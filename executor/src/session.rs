@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use kiln_attest::Material;
 use kiln_cache::{BuildRecord, Images, LayerSource, StepCache};
 use kiln_context::{Access, ContextView, Fetched, Item, Selector, digest, fetch, select};
 use kiln_dockerfile::{Diagnostic, Ignore, Source, Span};
@@ -209,15 +210,19 @@ impl Session {
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// What was fetched from the web, for provenance. A login in an address is not told.
-    pub(crate) async fn materials(&self) -> Vec<kiln_attest::Material> {
+    /// What came from elsewhere, for provenance: files of the web, repositories, contexts. A login in an address is not
+    /// told.
+    pub(crate) async fn materials(&self) -> Vec<Material> {
         let downloads = self.downloads.lock().await;
         let material = |(url, (_, digest)): (&String, &(Downloaded, Digest))| {
             let uri = crate::attest::remote_address(url).unwrap_or_else(|| "an address".to_owned());
             let (algorithm, digest) = (digest.algorithm().name().to_owned(), digest.hex());
-            kiln_attest::Material { uri, algorithm, digest }
+            Material { uri, algorithm, digest }
         };
-        downloads.iter().map(material).collect()
+        let contexts = std::iter::once(&self.context).chain(self.named.values());
+        let pins = contexts.filter_map(|context| context.pin.clone()).chain(self.repositories.pins());
+        let pinned = pins.map(|pin| crate::attest::material(&pin));
+        downloads.iter().map(material).chain(pinned).collect()
     }
 
     /// A new directory below the scratch directory.

@@ -22,8 +22,8 @@ pub struct Material {
 pub struct Provenance {
     /// The Dockerfile, as it was named.
     pub dockerfile: String,
-    /// The address of the context, where it is a remote one; without a login in it.
-    pub context: Option<String>,
+    /// The context, where it is a remote one.
+    pub context: Option<Material>,
     /// The stage asked for.
     pub target: Option<String>,
     /// The platform that was built for.
@@ -103,7 +103,8 @@ impl Provenance {
     fn config_source(&self) -> Value {
         let mut source = json!({ "path": self.dockerfile });
         if let Some(context) = &self.context {
-            source["uri"] = json!(context);
+            source["uri"] = json!(context.uri);
+            source["digest"] = json!({ &context.algorithm: context.digest });
         }
         source
     }

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kiln_oci::{Digest, Hasher};
 use kiln_rootfs::{Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, decompress, extract};
 
 use crate::ContextError;
@@ -79,27 +80,27 @@ fn options() -> ExtractOptions<'static> {
     }
 }
 
-/// Unpacks an archive while it comes. Fails with [`ContextError::Fetch`] for what is no archive, and for every error of
-/// the reader.
+/// Unpacks an archive while it comes. Gives the digest of the archive's own bytes, if it is `wanted`.
+///
+/// Fails with [`ContextError::Fetch`] for what is no archive, and for every error of the reader.
 pub(crate) fn unpack_stream(
     input: impl Read + Send + 'static,
     name: &str,
     into: &Path,
-) -> Result<(), ContextError> {
+    wanted: bool,
+) -> Result<Option<Digest>, ContextError> {
     let fail = |why: String| ContextError::Fetch { context: name.to_owned(), why };
-    let failed = Arc::new(Mutex::new(None));
-    let input = Watched { inner: input, failed: Arc::clone(&failed) };
+    let hasher = wanted.then(Hasher::sha256);
+    let mut input = Watched(Arc::new(Mutex::new(Watching { inner: input, failed: None, hasher })));
+    let failed = input.clone();
     // What broke the source is the reason, whatever the readers behind it make of it.
-    let reason = |error: String| {
-        let broke = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        fail(broke.unwrap_or(error))
-    };
-    let mut reader = decompressed(input).map_err(|error| reason(error.to_string()))?;
+    let reason = |error: String| fail(failed.lock().failed.take().unwrap_or(error));
+    let mut reader = decompressed(input.clone()).map_err(|error| reason(error.to_string()))?;
     let mut header = Vec::with_capacity(512);
     let read = reader.by_ref().take(512).read_to_end(&mut header);
     let empty_archive = header.len() == 512 && header.iter().all(|byte| *byte == 0);
     if !is_tar(&header) && !empty_archive {
-        let broke = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let broke = failed.lock().failed.take();
         let no_archive = || format!("it is no tar archive, compressed or not: it {}", begins(&header));
         return Err(fail(match (broke, read) {
             (Some(broke), _) => broke,
@@ -111,7 +112,11 @@ pub(crate) fn unpack_stream(
     let mut whole = Cursor::new(header).chain(reader);
     extract(&mut whole, &root, &mut options()).map_err(|error| reason(error.to_string()))?;
     // What stands behind the archive's end is read, too: a transfer that breaks there is known to be whole.
-    io::copy(&mut whole, &mut io::sink()).map(drop).map_err(|error| reason(error.to_string()))
+    io::copy(&mut whole, &mut io::sink()).map_err(|error| reason(error.to_string()))?;
+    // And what a decompressor leaves alone: the digest is that of the whole.
+    io::copy(&mut input, &mut io::sink()).map_err(|error| reason(error.to_string()))?;
+    let hasher = input.lock().hasher.take();
+    Ok(hasher.map(Hasher::finish))
 }
 
 /// How a file begins, for somebody who has to find out what it is.
@@ -128,19 +133,45 @@ fn begins(bytes: &[u8]) -> String {
     }
 }
 
-/// Remembers why reading failed.
-struct Watched<R> {
+/// A source whose reader is given away and asked afterwards.
+struct Watched<R>(Arc<Mutex<Watching<R>>>);
+
+struct Watching<R> {
     inner: R,
-    failed: Arc<Mutex<Option<String>>>,
+    /// Why reading failed.
+    failed: Option<String>,
+    hasher: Option<Hasher>,
+}
+
+impl<R> Watched<R> {
+    fn lock(&self) -> MutexGuard<'_, Watching<R>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> Clone for Watched<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
 impl<R: Read> Read for Watched<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buffer).inspect_err(|error| {
-            if error.kind() != io::ErrorKind::Interrupted {
-                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        let mut watching = self.lock();
+        match watching.inner.read(buffer) {
+            Ok(length) => {
+                if let Some(hasher) = &mut watching.hasher {
+                    hasher.update(&buffer[..length]);
+                }
+                Ok(length)
             }
-        })
+            Err(error) => {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    watching.failed = Some(error.to_string());
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -165,7 +196,8 @@ mod tests {
             assert!(tar.status().unwrap().success(), "tar {flag} failed: is its compressor installed?");
             assert!(is_archive(&File::open(&archive).unwrap()), "{flag}");
             let into = tempfile::tempdir().unwrap();
-            unpack_stream(File::open(&archive).unwrap(), "a", into.path()).unwrap();
+            let found = unpack_stream(File::open(&archive).unwrap(), "a", into.path(), true).unwrap();
+            assert_eq!(found, Some(Digest::of(&std::fs::read(&archive).unwrap())), "{flag}");
             assert_eq!(std::fs::read_to_string(into.path().join("f")).unwrap(), "content", "{flag}");
         }
     }

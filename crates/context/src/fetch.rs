@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kiln_oci::Digest;
+
 use crate::git::{self, GitRequest};
 use crate::place::{ContextRequest, Place};
 use crate::remote::{ObjectName, WebArchive};
@@ -14,9 +16,37 @@ pub trait Source {
     /// As a person would write it, without a login.
     fn name(&self) -> String;
 
-    /// Gets the files. `into` is an empty directory; what is given back is where they are, and how many bytes came
-    /// from elsewhere.
-    fn fetch(&self, into: &Path, access: &Access) -> Result<(PathBuf, u64), ContextError>;
+    /// Gets the files. `into` is an empty directory.
+    fn fetch(&self, into: &Path, access: &Access) -> Result<Arrived, ContextError>;
+}
+
+/// What a source gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Where the files are.
+    pub root: PathBuf,
+    /// How many bytes came from elsewhere.
+    pub bytes: u64,
+    /// Exactly what it was; nothing for what is on this machine.
+    pub pin: Option<Pin>,
+}
+
+/// Something elsewhere, named so that it can't be another one: an archive by its digest, a revision by its commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Where it was; no login and no signature is in it.
+    pub uri: String,
+    /// What made the digest, as in `sha256`; `sha1` for most commits.
+    pub algorithm: &'static str,
+    /// In hexadecimal.
+    pub digest: String,
+}
+
+impl Pin {
+    /// An archive.
+    pub(crate) fn archive(uri: String, digest: Option<Digest>) -> Option<Self> {
+        digest.map(|digest| Self { uri, algorithm: digest.algorithm().name(), digest: digest.hex() })
+    }
 }
 
 /// A context that is on disk now.
@@ -24,6 +54,8 @@ pub trait Source {
 pub struct Fetched {
     /// Its root.
     pub root: PathBuf,
+    /// Exactly what it was, if it came from elsewhere.
+    pub pin: Option<Pin>,
 }
 
 /// Gets a context. What does not lie in a directory already comes into `scratch`, a directory that must be there.
@@ -45,7 +77,7 @@ pub fn fetch(request: &ContextRequest, scratch: &Path, access: &Access) -> Resul
     if elsewhere {
         (access.on)(Event::Begins { source: source.name() });
     }
-    let (root, bytes) = source.fetch(scratch, access)?;
+    let Arrived { root, bytes, pin } = source.fetch(scratch, access)?;
     if elsewhere {
         (access.on)(Event::Done { source: source.name(), bytes });
     }
@@ -58,7 +90,7 @@ pub fn fetch(request: &ContextRequest, scratch: &Path, access: &Access) -> Resul
         None => root,
     };
     match std::fs::metadata(&root) {
-        Ok(meta) if meta.is_dir() => Ok(Fetched { root }),
+        Ok(meta) if meta.is_dir() => Ok(Fetched { root, pin }),
         Ok(_) => Err(fail(format!("{} is not a directory", root.display()))),
         Err(error) => Err(fail(format!("{}: {error}", root.display()))),
     }
@@ -72,8 +104,8 @@ impl Source for Directory<'_> {
         format!("dir://{}", self.0.display())
     }
 
-    fn fetch(&self, _: &Path, _: &Access) -> Result<(PathBuf, u64), ContextError> {
-        Ok((self.0.to_owned(), 0))
+    fn fetch(&self, _: &Path, _: &Access) -> Result<Arrived, ContextError> {
+        Ok(Arrived { root: self.0.to_owned(), bytes: 0, pin: None })
     }
 }
 
@@ -85,10 +117,10 @@ impl Source for ArchiveFile<'_> {
         format!("tar://{}", self.0.display())
     }
 
-    fn fetch(&self, into: &Path, _: &Access) -> Result<(PathBuf, u64), ContextError> {
+    fn fetch(&self, into: &Path, _: &Access) -> Result<Arrived, ContextError> {
         let fail = |error: io::Error| ContextError::Fetch { context: self.name(), why: error.to_string() };
-        archive::unpack_stream(File::open(self.0).map_err(fail)?, &self.name(), into)?;
-        Ok((into.to_owned(), 0))
+        archive::unpack_stream(File::open(self.0).map_err(fail)?, &self.name(), into, false)?;
+        Ok(Arrived { root: into.to_owned(), bytes: 0, pin: None })
     }
 }
 
@@ -100,9 +132,9 @@ impl Source for Stdin {
         "tar://stdin".to_owned()
     }
 
-    fn fetch(&self, into: &Path, _: &Access) -> Result<(PathBuf, u64), ContextError> {
-        archive::unpack_stream(io::stdin(), &self.name(), into)?;
-        Ok((into.to_owned(), 0))
+    fn fetch(&self, into: &Path, _: &Access) -> Result<Arrived, ContextError> {
+        archive::unpack_stream(io::stdin(), &self.name(), into, false)?;
+        Ok(Arrived { root: into.to_owned(), bytes: 0, pin: None })
     }
 }
 
@@ -111,7 +143,7 @@ impl Source for GitRequest {
         self.address.to_string()
     }
 
-    fn fetch(&self, into: &Path, access: &Access) -> Result<(PathBuf, u64), ContextError> {
+    fn fetch(&self, into: &Path, access: &Access) -> Result<Arrived, ContextError> {
         // A repository of its own for the question: the one in `into` begins with what was decided.
         let asking = ::tempfile::tempdir_in(into.parent().unwrap_or(into)).map_err(|error| {
             ContextError::Fetch { context: self.name(), why: format!("could not make a directory: {error}") }
@@ -128,7 +160,7 @@ impl Source for GitRequest {
                 git::folder(into, folder).map_err(|why| ContextError::Fetch { context: self.name(), why })?
             }
         };
-        Ok((root, bytes))
+        Ok(Arrived { root, bytes, pin: Some(self.pin(&revision)) })
     }
 }
 

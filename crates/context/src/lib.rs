@@ -23,7 +23,7 @@ pub use archive::{is_archive, open_archive};
 pub use digest::digest;
 pub use error::ContextError;
 pub use event::Event;
-pub use fetch::{Fetched, Source, fetch};
+pub use fetch::{Arrived, Fetched, Pin, Source, fetch};
 pub use filter::ContextView;
 pub use place::{ContextRequest, Place};
 pub use remote::{ObjectName, Store, azure::Account};

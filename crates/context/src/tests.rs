@@ -16,12 +16,14 @@ pub(crate) fn access() -> (tokio::runtime::Runtime, Access) {
         .with_no_client_auth();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
     let access = Access {
+        special: Arc::default(),
         unverified: client.clone(),
         client,
         runtime: runtime.handle().clone(),
         environment: kiln_cloud::Environment::default(),
         clock: Arc::new(SystemTime::now),
         on: Arc::new(|_| ()),
+        digests: false,
         cancelled: Arc::new(|| false),
     };
     (runtime, access)

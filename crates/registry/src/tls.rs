@@ -1,6 +1,7 @@
 //! TLS for each host: Mozilla's roots, built in, beside the files that were given; client certificates; and, where it
 //! was asked for, no verification. The provider (ring) is named here and installed nowhere.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +73,12 @@ impl Trust {
     pub(crate) fn is_special(&self, host: &str) -> bool {
         self.registry_roots.iter().any(|(name, _)| name == host)
             || self.identities.iter().any(|(name, _)| name == host)
+    }
+
+    /// The hosts that have certificates of their own.
+    pub(crate) fn special_hosts(&self) -> BTreeSet<String> {
+        let roots = self.registry_roots.iter().map(|(name, _)| name);
+        roots.chain(self.identities.iter().map(|(name, _)| name)).cloned().collect()
     }
 
     /// The TLS configuration for `host`, or for any host without certificates of its own.

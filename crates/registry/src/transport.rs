@@ -126,13 +126,19 @@ impl Transport {
         self.options.credentials.find(host, path, &exchange).await
     }
 
+    /// The hosts that have certificates of their own.
+    pub(crate) fn special_hosts(&self) -> BTreeSet<String> {
+        self.trust.special_hosts()
+    }
+
     /// A client for what is no registry, changed by `change`.
     pub(crate) fn other_client(
         &self,
+        host: Option<&str>,
         verify: bool,
         change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<Client, RegistryError> {
-        finish(change(client_builder(&self.options, &self.trust, None, verify)?))
+        finish(change(client_builder(&self.options, &self.trust, host, verify)?))
     }
 
     /// The HTTP client for `host`.

@@ -1,5 +1,6 @@
 //! A client for the rest of the web: contexts' servers get the trust and the proxies of registries.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Client;
@@ -16,6 +17,16 @@ impl Registry {
     /// A client that follows redirects, but none from HTTPS to HTTP, and gives bodies as they are. Without `verify`, it
     /// doesn't look at certificates.
     pub fn web_client(&self, verify: bool) -> Result<Client, RegistryError> {
+        self.client_of(None, verify)
+    }
+
+    /// The same for each host that has certificates of its own, by its name in the flags.
+    pub fn special_web_clients(&self) -> Result<BTreeMap<String, Client>, RegistryError> {
+        let hosts = self.transport().special_hosts();
+        hosts.into_iter().map(|host| Ok((host.clone(), self.client_of(Some(&host), true)?))).collect()
+    }
+
+    fn client_of(&self, host: Option<&str>, verify: bool) -> Result<Client, RegistryError> {
         let policy = Policy::custom(|attempt| {
             let before = attempt.previous();
             if before.len() > MOST_REDIRECTS {
@@ -27,6 +38,6 @@ impl Registry {
             }
             attempt.follow()
         });
-        self.transport().other_client(verify, |builder| builder.redirect(policy).read_timeout(STALL))
+        self.transport().other_client(host, verify, |builder| builder.redirect(policy).read_timeout(STALL))
     }
 }

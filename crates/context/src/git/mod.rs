@@ -25,7 +25,7 @@ use kiln_oci::Redacted;
 pub use address::{GitAddress, PullMethod, Remote, checksum, is_commit, is_git};
 pub use ssh::SshKeys;
 
-use crate::{Access, ContextError, Event};
+use crate::{Access, ContextError, Event, Pin};
 
 /// `--git`, worked out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,6 +108,19 @@ impl GitRequest {
         }
         let authorization = address.authorization().or_else(|| login_of(environment));
         Self { address, options, authorization, ssh: SshKeys::usual(environment) }
+    }
+}
+
+impl GitRequest {
+    /// The commit that `revision` is, and where it was; as BuildKit names it, the reference is part of the address.
+    pub fn pin(&self, revision: &Revision) -> Pin {
+        let reference = self.address.reference.as_ref().or(self.address.commit.as_ref());
+        let reference = reference.map_or_else(String::new, |name| format!("#{name}"));
+        Pin {
+            uri: format!("{}{reference}", self.address.remote),
+            algorithm: if revision.commit.len() == 64 { "sha256" } else { "sha1" },
+            digest: revision.commit.clone(),
+        }
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) async fn open(
     };
     let url = Url::parse(&text).map_err(|error| format!("it is no URL: {error}"))?;
     Ok(Blob {
-        client: access.client.clone(),
+        client: access.client_for(&url).clone(),
         clock: access.clock.clone(),
         url,
         account: account.name.clone(),

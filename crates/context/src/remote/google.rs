@@ -3,6 +3,7 @@
 use kiln_cloud::google;
 use kiln_oci::Redacted;
 use reqwest::{Client, RequestBuilder};
+use url::Url;
 
 use super::{Requests, encoded};
 use crate::Access;
@@ -17,12 +18,15 @@ pub(super) struct Google {
 pub(super) async fn open(bucket: &str, key: &str, access: &Access) -> Result<Google, String> {
     let environment = &access.environment;
     let emulator = environment.get("STORAGE_EMULATOR_HOST");
-    let base = match emulator {
-        Some(host) if host.contains("://") => host.trim_end_matches('/').to_owned(),
-        Some(host) => format!("http://{}", host.trim_end_matches('/')),
-        None => "https://storage.googleapis.com".to_owned(),
+    // As gcloud takes it, for private endpoints: it names the API's version, too.
+    let elsewhere = environment.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE");
+    let base = match (emulator, elsewhere) {
+        (Some(host), _) if host.contains("://") => format!("{}/storage/v1", host.trim_end_matches('/')),
+        (Some(host), _) => format!("http://{}/storage/v1", host.trim_end_matches('/')),
+        (None, Some(url)) => url.trim_end_matches('/').to_owned(),
+        (None, None) => "https://storage.googleapis.com/storage/v1".to_owned(),
     };
-    let url = format!("{base}/storage/v1/b/{}/o/{}?alt=media", encoded(bucket, false), encoded(key, false));
+    let url = format!("{base}/b/{}/o/{}?alt=media", encoded(bucket, false), encoded(key, false));
     let token = match emulator {
         Some(_) => None,
         None => match google::token(environment, &access.exchange()).await {
@@ -32,7 +36,8 @@ pub(super) async fn open(bucket: &str, key: &str, access: &Access) -> Result<Goo
             Err(_) => None,
         },
     };
-    Ok(Google { client: access.client.clone(), url, token })
+    let place = Url::parse(&url).map_err(|error| format!("{url} is no URL: {error}"))?;
+    Ok(Google { client: access.client_for(&place).clone(), url, token })
 }
 
 impl Requests for Google {

@@ -7,13 +7,13 @@ mod ranges;
 mod s3;
 mod web;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
-use crate::fetch::Source;
+use crate::fetch::{Arrived, Pin, Source};
 use crate::git::Progress;
 use crate::{Access, ContextError, archive};
 
@@ -68,7 +68,7 @@ impl Source for ObjectName {
         }
     }
 
-    fn fetch(&self, into: &Path, access: &Access) -> Result<(PathBuf, u64), ContextError> {
+    fn fetch(&self, into: &Path, access: &Access) -> Result<Arrived, ContextError> {
         let fail = |why: String| ContextError::Fetch { context: self.name(), why };
         let requests: Box<dyn Requests> = access
             .runtime
@@ -86,8 +86,9 @@ impl Source for ObjectName {
             .map_err(fail)?;
         let progress = Progress::new(self.name(), access);
         let reader = ranges::read(requests, access, &progress);
-        archive::unpack_stream(reader, &self.name(), into)?;
-        Ok((into.to_owned(), progress.bytes()))
+        let digest = archive::unpack_stream(reader, &self.name(), into, access.digests)?;
+        let pin = Pin::archive(self.name(), digest);
+        Ok(Arrived { root: into.to_owned(), bytes: progress.bytes(), pin })
     }
 }
 

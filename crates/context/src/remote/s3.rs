@@ -54,7 +54,7 @@ pub(super) async fn open(bucket: &str, key: &str, access: &Access) -> Result<S3,
         Err(_) => None,
     };
     Ok(S3 {
-        client: access.client.clone(),
+        client: endpoint.as_ref().map_or(&access.client, |url| access.client_for(url)).clone(),
         clock: Arc::clone(&access.clock),
         bucket: bucket.to_owned(),
         key: key.to_owned(),

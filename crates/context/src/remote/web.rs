@@ -2,7 +2,7 @@
 //! can't, what was read before is skipped.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use reqwest::header::{ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE};
@@ -12,7 +12,7 @@ use url::Url;
 
 use super::ranges::{Pieces, is_passing, pause, total};
 use super::said;
-use crate::fetch::Source;
+use crate::fetch::{Arrived, Pin, Source};
 use crate::git::Progress;
 use crate::{Access, ContextError, archive};
 
@@ -30,7 +30,7 @@ impl Source for WebArchive {
         url.to_string()
     }
 
-    fn fetch(&self, into: &Path, access: &Access) -> Result<(PathBuf, u64), ContextError> {
+    fn fetch(&self, into: &Path, access: &Access) -> Result<Arrived, ContextError> {
         let progress = Progress::new(self.name(), access);
         let (sender, receiver) = mpsc::channel(8);
         let download = Download { url: self.0.clone(), access: access.clone(), progress: progress.clone() };
@@ -40,8 +40,9 @@ impl Source for WebArchive {
             }
         });
         let reader = Pieces { runtime: access.runtime.clone(), receiver, left: Bytes::new() };
-        archive::unpack_stream(reader, &self.name(), into)?;
-        Ok((into.to_owned(), progress.bytes()))
+        let digest = archive::unpack_stream(reader, &self.name(), into, access.digests)?;
+        let pin = Pin::archive(self.name(), digest);
+        Ok(Arrived { root: into.to_owned(), bytes: progress.bytes(), pin })
     }
 }
 
@@ -120,7 +121,7 @@ impl Download {
         done: u64,
         version: Option<&Version>,
     ) -> Result<Result<(Response, u64), String>, String> {
-        let mut request = self.access.client.get(self.url.clone());
+        let mut request = self.access.client_for(&self.url).get(self.url.clone());
         if done > 0 {
             request = request.header(RANGE, format!("bytes={done}-"));
             if let Some(validator) = version.and_then(Version::validator) {
