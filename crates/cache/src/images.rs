@@ -6,6 +6,7 @@
 
 mod document;
 mod download;
+mod elsewhere;
 mod error;
 mod event;
 mod layer;

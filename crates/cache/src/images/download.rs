@@ -115,12 +115,12 @@ fn is_rubbish(error: &RegistryError) -> bool {
     }
 }
 
-enum Begun {
+pub(super) enum Begun {
     Present(Blob),
     Writer(BlobWriter),
 }
 
-async fn begin(
+pub(super) async fn begin(
     store: &Store<ReadWrite>,
     descriptor: &Descriptor,
     replace: bool,
@@ -156,7 +156,7 @@ fn damaged(store: &Store<ReadWrite>, descriptor: &Descriptor) -> Result<bool, St
 }
 
 /// Syncing takes long on a slow disk: not on a thread that others' transfers need.
-async fn commit(writer: BlobWriter) -> Result<(), StoreError> {
+pub(super) async fn commit(writer: BlobWriter) -> Result<(), StoreError> {
     blocking(move || writer.commit().map(|_| ())).await
 }
 

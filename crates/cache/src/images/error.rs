@@ -71,6 +71,20 @@ pub enum ImageError {
         /// What is wrong with it.
         source: DocumentError,
     },
+    /// A foreign layer is at none of its addresses.
+    #[error(
+        "the image {image}: its layer {digest} lies outside of registries, and can't be had from there ({}): \
+         mirror it, or begin with an image whose layers are in its registry",
+        .tried.join("; ")
+    )]
+    Elsewhere {
+        /// The image.
+        image: Box<ImageName>,
+        /// The layer.
+        digest: Digest,
+        /// What was wrong with each address.
+        tried: Vec<String>,
+    },
     /// A layout, an archive or the scratch directory failed.
     #[error("the image {image}: {source}")]
     Store {

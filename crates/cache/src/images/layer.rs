@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use kiln_oci::media_type::Compression;
+use kiln_oci::media_type::{self, Compression};
 use kiln_oci::{Descriptor, DiffId, Repository};
+use kiln_registry::Registry;
 use kiln_store::{Blob, LocalLayer, StoreError};
 
 use super::download::download;
+use super::elsewhere;
 use super::error::ImageError;
 use super::event::ImageEvent;
 use super::lookup::Images;
@@ -296,13 +298,39 @@ impl LayerSource {
                 ImageEvent::Received { digest, bytes, of }
             });
         };
-        let got = download(images.scratch(), registry, repository, descriptor, false, &on)
-            .await
-            .map_err(ImageError::download(&inner.image))?;
-        let blob = got.into_blob();
+        let blob = if media_type::is_foreign(&descriptor.media_type) {
+            self.foreign(registry, repository, &on).await?
+        } else {
+            let got = download(images.scratch(), registry, repository, descriptor, false, &on).await;
+            got.map_err(ImageError::download(&inner.image))?.into_blob()
+        };
         images.tell(ImageEvent::Downloaded { digest: descriptor.digest.clone(), bytes: blob.len() });
         self.found(Ready::Blob(blob.clone()));
         Ok(blob)
+    }
+}
+
+impl LayerSource {
+    /// Downloads a foreign layer from where its manifest says that it is. Some registries have it all the same.
+    async fn foreign(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        on: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Blob, ImageError> {
+        let (inner, scratch) = (&self.inner, self.inner.images.scratch());
+        let mut tried = match elsewhere::fetch(scratch, registry, self.descriptor(), on).await {
+            Ok(blob) => return Ok(blob),
+            Err(tried) => tried,
+        };
+        match download(scratch, registry, repository, self.descriptor(), false, on).await {
+            Ok(got) => Ok(got.into_blob()),
+            Err(error) => {
+                tried.push(error.to_string());
+                let (image, digest) = (Box::new(inner.image.clone()), self.descriptor().digest.clone());
+                Err(ImageError::Elsewhere { image, digest, tried })
+            }
+        }
     }
 }
 
