@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kiln_executor::{Built, Event, StepNews, build};
+use kiln_executor::{Built, Event, Forecast, Observer, StepNews, build};
 use kiln_sandbox::Cancel;
 
 use crate::cli::executor::ExecutorFlags;
@@ -30,8 +30,9 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
     if flags.dockerfile.starts_with("http://") || flags.dockerfile.starts_with("https://") {
         let mut bytes = Vec::new();
         let fetched = runtime.block_on(registry.fetch_url(&flags.dockerfile, &mut bytes));
-        fetched.map_err(|why| format!("could not get the Dockerfile {}: {why}", flags.dockerfile))?;
-        request.dockerfile = kiln_executor::DockerfileAt::Text { name: flags.dockerfile.clone(), bytes };
+        let name = without_secrets(&flags.dockerfile);
+        fetched.map_err(|why| format!("could not get the Dockerfile {name}: {why}"))?;
+        request.dockerfile = kiln_executor::DockerfileAt::Text { name, bytes };
     }
     let digests = registry.clone();
     let cancel = Cancel::new().map_err(|error| error.to_string())?;
@@ -39,18 +40,18 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
     let on = Arc::new(move |event| tell(&bars, event));
     let result = runtime.block_on(async {
         listen(&cancel);
+        if environment.switch("KANIKO_PRINT_PLAN") == Some(true) && !request.dry_run {
+            let (mut asked, on) = (request.clone(), Arc::clone(&on) as Observer);
+            asked.dry_run = true;
+            if let Built::Plans(plans) = build(asked, registry.clone(), on, cancel.clone()).await? {
+                print(&plans, flags);
+            }
+        }
         build(request, registry, on, cancel.clone()).await
     });
     match result {
         Ok(Built::Plans(plans)) => {
-            // Several platforms: a tree or a line of JSON for each, in their order.
-            for plan in &plans {
-                show::out(&if flags.cache.dryrun == "json" {
-                    crate::plan_text::json(plan)
-                } else {
-                    crate::plan_text::tree(plan)
-                });
-            }
+            print(&plans, flags);
             Ok(Outcome::Done)
         }
         Ok(Built::Product(product)) => {
@@ -64,6 +65,25 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
             Ok(Outcome::Done)
         }
         Err(error) => Ok(show::build_error(&error)),
+    }
+}
+
+/// A URL without a login, and without what stands behind a question mark, which may be a signature.
+pub(crate) fn without_secrets(url: &str) -> String {
+    let place = url.split(['?', '#']).next().unwrap_or(url);
+    let Some((scheme, rest)) = place.split_once("://") else { return place.to_owned() };
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    format!("{scheme}://{}/{path}", host.rsplit('@').next().unwrap_or(host))
+}
+
+/// Several platforms: a tree or a line of JSON for each, in their order.
+fn print(plans: &[Forecast], flags: &ExecutorFlags) {
+    for plan in plans {
+        show::out(&if flags.cache.dryrun == "json" {
+            crate::plan_text::json(plan)
+        } else {
+            crate::plan_text::tree(plan)
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! The reference of all flags, as Markdown, made from the same definitions that read the command line: docs/flags.md.
+//! The reference of all flags and variables, as Markdown, made from the same definitions that read the command line: docs/flags.md.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(crate) fn markdown() -> String {
     for command in visible(&root) {
         section(&mut page, command, "kiln", 2);
     }
-    page
+    page + &crate::variables::markdown()
 }
 
 fn visible(command: &Command) -> impl Iterator<Item = &Command> {

@@ -16,6 +16,7 @@ mod progress;
 mod push_command;
 mod registry_options;
 mod show;
+mod variables;
 mod warm_command;
 
 use std::path::Path;

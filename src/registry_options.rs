@@ -17,6 +17,8 @@ pub(crate) struct Direction {
     insecure: bool,
     skip_tls_verify: bool,
     push_retry: u32,
+    chunk_size: Option<u64>,
+    only_pulls: bool,
 }
 
 impl From<&PushOnlyFlags> for Direction {
@@ -25,6 +27,8 @@ impl From<&PushOnlyFlags> for Direction {
             insecure: flags.insecure,
             skip_tls_verify: flags.skip_tls_verify,
             push_retry: flags.push_retry,
+            chunk_size: flags.push_chunk_size,
+            only_pulls: false,
         }
     }
 }
@@ -32,7 +36,7 @@ impl From<&PushOnlyFlags> for Direction {
 impl Direction {
     /// The warmer only pulls.
     pub(crate) fn pull_only(insecure: bool, skip_tls_verify: bool) -> Self {
-        Self { insecure, skip_tls_verify, push_retry: 0 }
+        Self { insecure, skip_tls_verify, push_retry: 0, chunk_size: None, only_pulls: true }
     }
 }
 
@@ -47,7 +51,7 @@ pub(crate) fn registry(
     let options = RegistryOptions {
         insecure: Insecure {
             push: direction.insecure,
-            pull: flags.insecure_pull || (direction.push_retry == 0 && direction.insecure),
+            pull: flags.insecure_pull || (direction.only_pulls && direction.insecure),
             registries: flags.insecure_registry.clone(),
         },
         tls: tls(environment, flags, direction)?,
@@ -66,7 +70,7 @@ pub(crate) fn registry(
         },
         max_concurrency: flags.max_concurrency.max(1),
         http2: environment.switch("FF_KANIKO_DISABLE_HTTP2") != Some(true),
-        chunk_size: None,
+        chunk_size: direction.chunk_size,
         observer: Some(Arc::new(move |event| tell(&progress, event))),
     };
     Registry::new(options).map_err(|error| error.to_string())

@@ -123,13 +123,15 @@ fn dockerfile_needs(
     platforms: &Platforms,
 ) -> Result<Needs, String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    let bytes = if file.starts_with("http://") || file.starts_with("https://") {
-        let mut bytes = Vec::new();
-        runtime.block_on(registry.fetch_url(file, &mut bytes)).map_err(|why| format!("{file}: {why}"))?;
-        bytes
+    let (name, bytes) = if file.starts_with("http://") || file.starts_with("https://") {
+        let (mut bytes, name) = (Vec::new(), crate::build_command::without_secrets(file));
+        runtime.block_on(registry.fetch_url(file, &mut bytes)).map_err(|why| format!("{name}: {why}"))?;
+        (name, bytes)
     } else {
-        std::fs::read(file).map_err(|error| format!("could not read {file}: {error}"))?
+        (file.to_owned(), std::fs::read(file).map_err(|error| format!("could not read {file}: {error}"))?)
     };
+    // The name is part of what builds are known by: as the executor has it.
+    let file = name.as_str();
     let source = Source::from_bytes(file, &bytes);
     let shown = |errors: &[kiln_dockerfile::Diagnostic]| {
         errors.iter().map(|error| show::diagnostic(&source, error)).collect::<String>()

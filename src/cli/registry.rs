@@ -59,6 +59,10 @@ pub(crate) struct PushOnlyFlags {
     /// How often a push is tried again
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) push_retry: u32,
+    /// Send blobs in requests of this many bytes. Not given: in one request each, in smaller ones once the registry, or a
+    /// proxy before it, finds that too large
+    #[arg(long, hide = true, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) push_chunk_size: Option<u64>,
     /// A tag that may not change and is already there is a success
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) push_ignore_immutable_tag_errors: bool,
