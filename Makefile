@@ -40,7 +40,8 @@ test-all: build test
 	integration/scripts/cache-race $(KILN)
 	KILN=$(CURDIR)/$(KILN) integration/pods/all
 	KILN=$(CURDIR)/$(KILN) KILN_PODS=30 cargo test --locked -p kiln-integration --test pods many_one_shot_pods
-	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test object_stores a_large_archive
+	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test object_stores a_large -- --test-threads=1
+	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test git_sources a_large
 	integration/scripts/check-manifests
 	integration/scripts/quickstart-test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/readers-test

@@ -12,6 +12,7 @@ pub mod registry;
 pub mod sandboxed;
 pub mod site;
 pub mod token_server;
+pub mod work;
 
 pub mod servers;
 

@@ -25,6 +25,8 @@ pub struct Setup<'a> {
     pub tokens: Option<(&'a str, &'a str)>,
     /// The URL of the registry that this one mirrors.
     pub mirrors: Option<&'a str>,
+    /// Whether it listens at `[::1]` instead of `127.0.0.1`.
+    pub ipv6: bool,
     /// A path in front of everything, as in `/hub/`.
     pub prefix: Option<&'a str>,
 }
@@ -72,14 +74,15 @@ impl Registry {
     /// Starts one that is set up like this.
     pub fn with(setup: &Setup<'_>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let name = if setup.ipv6 { "[::1]" } else { "127.0.0.1" };
+        let host = format!("{name}:{}", free_port());
         let file = |name: &str, text: &str| -> PathBuf {
             let path = directory.path().join(name);
             std::fs::write(&path, text).unwrap();
             path
         };
         let mut config = format!(
-            "version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            "version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp:\n  addr: '{host}'\n",
             directory.path().join("data").display()
         );
         if let Some(prefix) = setup.prefix {
@@ -120,12 +123,12 @@ impl Registry {
             .spawn()
             .expect("docker-registry is installed: integration/scripts/install-test-tools");
         for _ in 0..200 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if std::net::TcpStream::connect(&host).is_ok() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Self { child, host: format!("127.0.0.1:{port}"), directory }
+        Self { child, host, directory }
     }
 
     /// What it said: a line for each request, too.

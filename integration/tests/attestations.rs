@@ -1,51 +1,11 @@
 //! SBOM and provenance: what stands beside an image in a registry and in a layout.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use kiln_integration::registry::Registry;
-use kiln_integration::{Bench, kiln};
+use kiln_integration::servers::{GitServer, Nginx, Repo};
+use kiln_integration::work::{Work, ok, text};
 use serde_json::Value;
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-struct Work {
-    bench: Bench,
-}
-
-impl Work {
-    fn new() -> Self {
-        Self { bench: Bench::new() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.bench.directory.path().join(name)
-    }
-
-    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
-        let file = self.path("Dockerfile");
-        std::fs::write(&file, dockerfile).unwrap();
-        Command::new(kiln())
-            .arg("executor")
-            .arg("-c")
-            .arg(self.bench.context())
-            .arg("-f")
-            .arg(&file)
-            .arg("--scratch-dir")
-            .arg(self.path("scratch"))
-            .args(flags)
-            .output()
-            .unwrap()
-    }
-
-    fn builds(&self, dockerfile: &str, flags: &[&str]) -> String {
-        let output = self.build(dockerfile, flags);
-        assert!(output.status.success(), "{}", text(&output));
-        text(&output)
-    }
-}
 
 fn json(layout: &Path, digest: &Value) -> Value {
     let hex = digest.as_str().unwrap().trim_start_matches("sha256:");
@@ -93,7 +53,7 @@ const SLSA: &str = "https://slsa.dev/provenance/v1";
 
 #[test]
 fn an_sbom_lists_the_packages_of_the_final_image() {
-    let work = Work::new();
+    let work = Work::new(&[]);
     let status = "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n\n\
                   Package: gone\nStatus: install ok installed\nVersion: 1\n";
     work.bench
@@ -121,17 +81,13 @@ fn an_sbom_lists_the_packages_of_the_final_image() {
 
 #[test]
 fn attestations_are_pushed_and_others_still_find_the_image() {
-    let (work, registry) = (Work::new(), Registry::start());
+    let (work, registry) = (Work::new(&[]), Registry::start());
     work.bench.file("f", "1");
     let name = format!("{}/app:1", registry.host);
     let flags = ["-d", &name, "--sbom", "--provenance", "--platform", "linux/amd64,linux/arm64"];
     work.builds("FROM scratch\nCOPY f /\n", &flags);
-    let output = Command::new("skopeo")
-        .args(["copy", "--all", "--src-tls-verify=false", &format!("docker://{name}")])
-        .arg(format!("oci:{}:x", work.path("all").display()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text(&output));
+    let all = format!("oci:{}:x", work.text_path("all"));
+    ok("skopeo", &["copy", "--all", "--src-tls-verify=false", &format!("docker://{name}"), &all]);
     let found = index(&work.path("all"));
     let kinds: Vec<_> = found["manifests"]
         .as_array()
@@ -146,16 +102,12 @@ fn attestations_are_pushed_and_others_still_find_the_image() {
     }
     // A build on top takes the image, not what is said about it.
     work.builds(&format!("FROM {name}\nCOPY f /g\n"), &["--no-push"]);
-    let output = Command::new("skopeo")
-        .args(["inspect", "--tls-verify=false", &format!("docker://{name}")])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", text(&output));
+    ok("skopeo", &["inspect", "--tls-verify=false", &format!("docker://{name}")]);
 }
 
 #[test]
 fn provenance_names_what_was_used_by_digest_and_no_secret() {
-    let (work, registry) = (Work::new(), Registry::start());
+    let (work, registry) = (Work::new(&[]), Registry::start());
     let base = format!("{}/base:1", registry.host);
     work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\n", &["-d", &base, "--reproducible"]);
     let secret = work.path("secret");
@@ -195,7 +147,7 @@ fn provenance_names_what_was_used_by_digest_and_no_secret() {
 
 #[test]
 fn a_file_from_the_web_is_a_material_and_fetched_once() {
-    let (work, runtime) = (Work::new(), tokio::runtime::Runtime::new().unwrap());
+    let (work, runtime) = (Work::new(&[]), tokio::runtime::Runtime::new().unwrap());
     let web = runtime.block_on(kiln_testkit::StandIn::start());
     web.answer("GET", "/tool", 200, "content");
     let place = work.path("layout").display().to_string();
@@ -212,8 +164,70 @@ fn a_file_from_the_web_is_a_material_and_fetched_once() {
 }
 
 #[test]
+fn contexts_and_repositories_from_elsewhere_are_materials() {
+    let work = Work::new(&["--no-push", "--provenance"]);
+    let root = work.bench.directory.path().to_owned();
+    let repo = Repo::new(&root, "r");
+    let commit = repo.file("f", "1").file("Dockerfile", "FROM scratch\nCOPY f /f\n").commit();
+    repo.git(&["tag", "-a", "v1", "-m", "a tag"]);
+    repo.send();
+    let server = GitServer::start(&root, Some("hunter2:"));
+    let url = server.url("r");
+    let secret = work.file("token", "Basic aHVudGVyMjo=");
+    let build = |context: &str, dockerfile: &str, flags: &[&str]| {
+        let layout = tempfile::tempdir_in(&root).unwrap().keep();
+        let mut command = work.command(dockerfile, flags);
+        command.args(["-c", context, "--oci-layout-path"]).arg(&layout).env("GIT_TOKEN", "hunter2");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        let said = predicate(&layout, 0, SLSA);
+        assert!(!said.to_string().contains("hunter2"), "{said}");
+        said
+    };
+    let complete = |said: &Value| {
+        said["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"].clone()
+    };
+    let used = |said: &Value| said["buildDefinition"]["resolvedDependencies"].clone();
+    // A context: its commit is a material, and where the configuration is from.
+    let copy = "FROM scratch\nCOPY f /f\n";
+    let said = build(&format!("{url}#main").replace("http://", "http://hunter2@"), copy, &[]);
+    let material = serde_json::json!({"uri": format!("{url}#main"), "digest": {"sha1": &commit}});
+    assert_eq!(used(&said), Value::Array(vec![material.clone()]));
+    let source = &said["buildDefinition"]["externalParameters"]["configSource"];
+    assert_eq!((&source["uri"], &source["digest"]), (&material["uri"], &material["digest"]), "{said}");
+    assert_eq!(complete(&said), true);
+    // ADD, and a named context. A tag is a commit.
+    let context = work.bench.context().display().to_string();
+    let secret = format!("id=GIT_AUTH_HEADER,src={secret}");
+    let said = build(&context, &format!("FROM scratch\nADD {url}#v1 /x\n"), &["--secret", &secret]);
+    let tagged = serde_json::json!({"uri": format!("{url}#v1"), "digest": {"sha1": &commit}});
+    assert_eq!(used(&said), Value::Array(vec![tagged]));
+    assert_eq!(complete(&said), true);
+    let named = format!("src={url}");
+    let said = build(&context, "FROM scratch\nCOPY --from=src f /f\n", &["--build-context", &named]);
+    assert_eq!(used(&said)[0]["uri"], url);
+    assert_eq!(used(&said)[0]["digest"]["sha1"], commit);
+    // An archive, by its digest.
+    let archive = work.path("c.tar.gz");
+    let packed = archive.display().to_string();
+    ok("tar", &["-czf", &packed, "-C", repo.work().to_str().unwrap(), "f"]);
+    let nginx = work.path("nginx");
+    std::fs::create_dir(&nginx).unwrap();
+    let nginx = Nginx::start(&nginx, &root);
+    let at = format!("https://127.0.0.1:{}/c.tar.gz", nginx.port);
+    let trust = format!("--registry-certificate=127.0.0.1:{}={}", nginx.port, nginx.ca.display());
+    let said = build(&format!("{at}?signature=hunter2"), copy, &[&trust]);
+    let digest = kiln_oci::Digest::of(&std::fs::read(&archive).unwrap()).hex();
+    assert_eq!(used(&said), serde_json::json!([{"uri": at, "digest": {"sha256": digest}}]));
+    assert_eq!(complete(&said), true);
+    // What is on this machine has no address that means anything elsewhere.
+    let said = build(&format!("tar://{packed}"), copy, &[]);
+    assert_eq!((used(&said), complete(&said)), (serde_json::json!([]), Value::Bool(false)));
+}
+
+#[test]
 fn the_same_inputs_give_the_same_attestations() {
-    let work = Work::new();
+    let work = Work::new(&[]);
     let digest = |place: &str| {
         let path = work.path(place).display().to_string();
         let flags = ["--no-push", "--reproducible", "--sbom", "--provenance", "--digest-file", &path];
@@ -225,7 +239,7 @@ fn the_same_inputs_give_the_same_attestations() {
 
 #[test]
 fn attestations_in_docker_s_format_are_refused_with_the_reason() {
-    let work = Work::new();
+    let work = Work::new(&[]);
     let archive = work.path("a.tar").display().to_string();
     for flags in [["--image-format=docker", "--no-push"], ["--tar-path", &archive]] {
         let output =

@@ -1,70 +1,25 @@
 //! Formats: what we write is read by other tools, and what they write is read by us.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
-
-use kiln_integration::registry::Registry;
-use kiln_integration::{Bench, kiln};
+use kiln_integration::work::{Work, ok, raw, text};
 use kiln_testkit::{StandIn, TestRegistry};
 use serde_json::{Value, json};
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+/// Builds on what stands in a registry of their own.
+struct Formats(Work);
+
+impl std::ops::Deref for Formats {
+    type Target = Work;
+
+    fn deref(&self) -> &Work {
+        &self.0
+    }
 }
 
-fn ok(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-struct Work {
-    bench: Bench,
-    registry: Registry,
-}
-
-impl Work {
+impl Formats {
     fn new() -> Self {
-        let work = Self { bench: Bench::new(), registry: Registry::start() };
+        let work = Work::with_registry(&["--image-download-retry=0"]);
         work.bench.file("f", "1");
-        work
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.bench.directory.path().join(name)
-    }
-
-    fn name(&self, name: &str) -> String {
-        format!("{}/{name}", self.registry.host)
-    }
-
-    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
-        let file = self.path("Dockerfile");
-        std::fs::write(&file, dockerfile).unwrap();
-        Command::new(kiln())
-            .arg("executor")
-            .arg("-c")
-            .arg(self.bench.context())
-            .arg("-f")
-            .arg(&file)
-            .arg("--scratch-dir")
-            .arg(self.path("scratch"))
-            .arg("--image-download-retry=0")
-            .args(flags)
-            .output()
-            .unwrap()
-    }
-
-    fn builds(&self, dockerfile: &str, flags: &[&str]) -> String {
-        let output = self.build(dockerfile, flags);
-        assert!(output.status.success(), "{}", text(&output));
-        text(&output)
-    }
-
-    fn raw(&self, name: &str) -> Value {
-        let read = ok("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")]);
-        serde_json::from_str(&read).unwrap()
+        Self(work)
     }
 
     /// Copies an image out of the registry with skopeo, which verifies every digest and every diff ID.
@@ -73,18 +28,15 @@ impl Work {
         let archive = format!("docker-archive:{}:x:1", to.path().join("a.tar").display());
         ok("skopeo", &["copy", "--src-tls-verify=false", &format!("docker://{name}"), &archive]);
     }
-}
 
-impl Work {
     /// Pulls an image with podman into a storage of its own: layers are unpacked, and compared with their diff IDs.
     fn pulled(&self, name: &str) {
-        let (root, run) =
-            (self.path("storage").display().to_string(), self.path("run").display().to_string());
+        let (root, run) = (self.text_path("storage"), self.text_path("run"));
         let storage = ["--root", &root, "--runroot", &run, "--storage-driver=vfs"];
         let podman = |arguments: &[&str]| ok("podman", &[&storage[..], arguments].concat());
         podman(&["pull", "-q", "--tls-verify=false", name]);
         let layers = podman(&["image", "inspect", "--format", "{{len .RootFS.Layers}}", name]);
-        assert_eq!(layers.trim(), self.raw(name)["layers"].as_array().unwrap().len().to_string());
+        assert_eq!(layers.trim(), raw(name)["layers"].as_array().unwrap().len().to_string());
     }
 }
 
@@ -97,13 +49,13 @@ const BASE: &str = "FROM scratch\nADD base.tar /\nENV PATH=/bin\n";
 
 #[test]
 fn zstd_layers_stand_on_gzip_layers_that_are_left_alone() {
-    let work = Work::new();
+    let work = Formats::new();
     let (base, image) = (work.name("base:1"), work.name("app:1"));
     work.builds(BASE, &["-d", &base, "--image-format=docker"]);
-    let below = work.raw(&base)["layers"][0]["digest"].clone();
+    let below = raw(&base)["layers"][0]["digest"].clone();
     let dockerfile = format!("FROM {base}\nRUN echo made > /made\nCOPY f /f\n");
     work.builds(&dockerfile, &["-d", &image, "--compression=zstd", "--compression-level=9"]);
-    let manifest = work.raw(&image);
+    let manifest = raw(&image);
     assert_eq!(
         layer_types(&manifest),
         [
@@ -129,7 +81,7 @@ fn zstd_layers_stand_on_gzip_layers_that_are_left_alone() {
 
 #[test]
 fn a_level_that_the_codec_has_not_is_refused() {
-    let work = Work::new();
+    let work = Formats::new();
     for (flags, why) in [
         (vec!["--compression-level=10"], "gzip has levels from 1 to 9"),
         (vec!["--compression=zstd", "--compression-level=23"], "zstd has levels from 1 to 22"),
@@ -142,7 +94,7 @@ fn a_level_that_the_codec_has_not_is_refused() {
 
 #[test]
 fn both_formats_are_written_and_the_base_s_is_kept_unless_asked() {
-    let work = Work::new();
+    let work = Formats::new();
     let docker = "application/vnd.docker.distribution.manifest.v2+json";
     let oci = "application/vnd.oci.image.manifest.v1+json";
     let (base, image) = (work.name("base:1"), work.name("app:1"));
@@ -163,7 +115,7 @@ fn both_formats_are_written_and_the_base_s_is_kept_unless_asked() {
         let mut flags = vec!["-d", image.as_str()];
         flags.extend(flag);
         work.builds(&format!("{from}COPY f /f\n"), &flags);
-        let manifest = work.raw(&image);
+        let manifest = raw(&image);
         assert_eq!(manifest["mediaType"], expected, "{given:?} {flag:?}");
         let family = if expected == docker { "vnd.docker" } else { "vnd.oci" };
         assert!(layer_types(&manifest).iter().all(|kind| kind.contains(family)), "{manifest}");
@@ -173,7 +125,7 @@ fn both_formats_are_written_and_the_base_s_is_kept_unless_asked() {
 
 #[test]
 fn images_of_other_tools_are_built_on() {
-    let work = Work::new();
+    let work = Formats::new();
     let source = work.name("base:1");
     work.builds(BASE, &["-d", &source]);
     let from_registry = format!("docker://{source}");
@@ -202,13 +154,75 @@ fn images_of_other_tools_are_built_on() {
     }
 }
 
+#[test]
+fn images_that_podman_buildah_and_umoci_pushed_are_built_on() {
+    let work = Formats::new();
+    let (root, run) = (work.text_path("storage"), work.text_path("run"));
+    let storage = ["--root", &root, "--runroot", &run, "--storage-driver=vfs"];
+    let base = work.bench.context().join("base.tar").display().to_string();
+    work.bench.file("g", "by a tool");
+    let file = work.bench.context().join("g").display().to_string();
+    let dockerfile = |name: &str| {
+        format!("FROM {name}\nRUN test \"$BY\" = tool && test \"$(cat /g)\" = 'by a tool'\nCOPY f /f\n")
+    };
+    let check = |name: &str| {
+        let again = format!("{name}-again");
+        work.builds(&dockerfile(name), &["-d", &again]);
+        assert_eq!(raw(&again)["mediaType"], raw(name)["mediaType"], "{name}");
+        work.verified(&again);
+    };
+    // buildah: two layers, in both formats.
+    let buildah = |arguments: &[&str]| ok("buildah", &[&storage[..], arguments].concat()).trim().to_owned();
+    let container = buildah(&["from", "scratch"]);
+    buildah(&["add", "--quiet", &container, &base, "/"]);
+    buildah(&["config", "--env", "PATH=/bin", "--env", "BY=tool", &container]);
+    for format in ["oci", "docker"] {
+        let (first, second) = (format!("first-{format}"), format!("second-{format}"));
+        buildah(&["commit", "--quiet", "--format", format, &container, &first]);
+        let above = buildah(&["from", "--pull-never", &first]);
+        buildah(&["copy", "--quiet", &above, &file, "/g"]);
+        buildah(&["commit", "--quiet", "--format", format, &above, &second]);
+        let name = work.name(&format!("buildah-{format}"));
+        buildah(&["push", "--quiet", "--tls-verify=false", &second, &format!("docker://{name}:1")]);
+        check(&format!("{name}:1"));
+    }
+    // podman: what it imported, and what it pulled and pushed in each compression that it knows.
+    let podman = |arguments: &[&str]| ok("podman", &[&storage[..], arguments].concat()).trim().to_owned();
+    let changes = ["--change", "ENV PATH=/bin", "--change", "ENV BY=tool"];
+    podman(&[&["import", "--quiet"][..], &changes, &[&base, "localhost/imported"]].concat());
+    let above = buildah(&["from", "--pull-never", "localhost/imported"]);
+    buildah(&["copy", "--quiet", &above, &file, "/g"]);
+    buildah(&["commit", "--quiet", &above, "localhost/for-podman"]);
+    for (kind, flags) in [
+        ("oci", &["--format=oci"][..]),
+        ("docker", &["--format=v2s2"]),
+        ("zstd", &["--format=oci", "--compression-format=zstd"]),
+    ] {
+        let name = work.name(&format!("podman-{kind}:1"));
+        let to = format!("docker://{name}");
+        podman(
+            &[&["push", "--quiet", "--tls-verify=false"][..], flags, &["localhost/for-podman", &to]].concat(),
+        );
+        check(&name);
+    }
+    // umoci writes layouts; skopeo brings them to a registry as they are.
+    let layout = work.text_path("layout");
+    let source = format!("docker://{}:1", work.name("buildah-oci"));
+    ok("skopeo", &["copy", "--src-tls-verify=false", &source, &format!("oci:{layout}:1")]);
+    ok("umoci", &["insert", "--rootless", "--image", &format!("{layout}:1"), &file, "/by-umoci"]);
+    let name = work.name("umoci:1");
+    let to = format!("docker://{name}");
+    ok("skopeo", &["copy", "--dest-tls-verify=false", "--preserve-digests", &format!("oci:{layout}:1"), &to]);
+    check(&name);
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 #[test]
 fn schema_1_is_refused_with_a_sentence() {
-    let (work, runtime) = (Work::new(), runtime());
+    let (work, runtime) = (Formats::new(), runtime());
     let registry = runtime.block_on(TestRegistry::start());
     let kind = "application/vnd.docker.distribution.manifest.v1+prettyjws";
     registry.put_manifest("old", "1", kind, json!({"schemaVersion": 1, "fsLayers": []}).to_string());
@@ -219,7 +233,7 @@ fn schema_1_is_refused_with_a_sentence() {
 
 #[test]
 fn foreign_layers_are_named_and_neither_fetched_nor_pushed() {
-    let (work, runtime) = (Work::new(), runtime());
+    let (work, runtime) = (Formats::new(), runtime());
     let (registry, elsewhere) =
         runtime.block_on(async { (TestRegistry::start().await, StandIn::start().await) });
     let digest = kiln_oci::Digest::of(b"elsewhere");
@@ -251,4 +265,56 @@ fn foreign_layers_are_named_and_neither_fetched_nor_pushed() {
     assert!(elsewhere.asked().is_empty(), "{:?}", elsewhere.asked());
     let layout = work.path("layout").display().to_string();
     work.builds(&format!("FROM {from}\nLABEL a=c\n"), &["--no-push", "--oci-layout-path", &layout]);
+}
+
+/// An image whose only layer lies at an address outside of its registry. Gives its name.
+fn foreign_image(home: &TestRegistry, kind: &str, tar: &[u8], urls: &[String]) -> (String, kiln_oci::Digest) {
+    let digest = kiln_oci::Digest::of(tar);
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest.to_string()]},
+        "history": [{"created_by": "elsewhere"}],
+    });
+    let config = home.put_blob("foreign", config.to_string());
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                   "digest": config.digest.to_string(), "size": config.size},
+        "layers": [{"mediaType": kind, "digest": digest.to_string(), "size": tar.len(), "urls": urls}],
+    });
+    home.put_manifest("foreign", "1", "application/vnd.oci.image.manifest.v1+json", manifest.to_string());
+    (format!("{}/foreign:1", home.host()), digest)
+}
+
+#[test]
+fn what_a_foreign_layer_holds_is_fetched_from_its_address_and_verified() {
+    let (work, runtime) = (Formats::new(), runtime());
+    let (home, elsewhere) =
+        runtime.block_on(async { (TestRegistry::start().await, TestRegistry::start().await) });
+    let tar = std::fs::read(work.bench.context().join("base.tar")).unwrap();
+    let wrong = elsewhere.put_blob("x", "something else");
+    let layer = elsewhere.put_blob("x", tar.clone());
+    let at = |digest: &kiln_oci::Digest| format!("{}/v2/x/blobs/{digest}?signature=hunter2", elsewhere.url());
+    let kind = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    // The first address has something else, the second one nothing.
+    let nothing = format!("{}/nothing", elsewhere.url());
+    let urls = [at(&wrong.digest), nothing, at(&layer.digest)];
+    let (from, digest) = foreign_image(&home, kind, &tar, &urls);
+    let image = format!("{}/app:1", home.host());
+    work.builds(&format!("FROM {from}\nRUN echo made > /made\n"), &["-d", &image]);
+    let (_, pushed) = home.manifest("app", "1").unwrap();
+    let pushed: Value = serde_json::from_slice(&pushed).unwrap();
+    assert_eq!(pushed["layers"][0]["urls"], json!(urls), "the layer stays a foreign one");
+    assert_eq!(pushed["layers"].as_array().unwrap().len(), 2);
+    assert!(home.blob("app", &digest).is_none(), "and is not pushed");
+    work.builds(&format!("FROM scratch\nCOPY --from={from} /etc/group /g\n"), &["--no-push"]);
+    work.builds(&format!("FROM {from}\nCOPY f /etc/\nWORKDIR /home/ana\n"), &["--no-push"]);
+    // Nowhere to be had: every address is named, and no signature.
+    let (from, _) = foreign_image(&home, kind, &tar, &urls[..2]);
+    let log = work.fails(&format!("FROM {from}\nRUN true\n"), &["--no-push"], "lies outside of registries");
+    assert!(
+        log.contains("/nothing: the server answers 404") && log.contains(&wrong.digest.to_string()),
+        "{log}"
+    );
+    assert!(!log.contains("hunter2"), "{log}");
 }

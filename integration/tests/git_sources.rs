@@ -98,10 +98,144 @@ fn an_image_from_a_repository_is_the_one_from_a_directory() {
     let directory = build(&bench, repo.work().to_str().unwrap(), COPY_ALL, &[], &[]);
     let cloned = build(&bench, &server.url("r"), COPY_ALL, &[], &[]);
     assert_eq!(directory.succeeded().digest(), cloned.succeeded().digest());
-    // A connection that breaks fails with a sentence: a pack can't be resumed.
-    let cut = Cut::start(server.port(), 1, 200);
-    let broken = build(&bench, &format!("http://127.0.0.1:{}/r.git", cut.port()), COPY_ALL, &[], &[]);
-    assert_eq!(broken.output.status.code(), Some(if cut.cut() == 0 { 0 } else { 1 }), "{}", broken.log());
+}
+
+/// Adds a file that no compression makes small, so that a pack has more than a megabyte.
+fn noise(repo: &Repo) {
+    let mut bytes = vec![0; 1 << 20];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
+    std::fs::write(repo.work().join("d/noise"), bytes).unwrap();
+    repo.commit();
+}
+
+#[test]
+fn a_transfer_that_breaks_begins_again_and_gives_the_same_image() {
+    let bench = Bench::new();
+    let (repo, ..) = repository(bench.directory.path());
+    noise(&repo);
+    let directory = build(&bench, repo.work().to_str().unwrap(), COPY_ALL, &[], &[]);
+    let server = GitServer::start(bench.directory.path(), None);
+    let keys = bench.directory.path().join("keys");
+    std::fs::create_dir(&keys).unwrap();
+    let ssh = Sshd::start(&keys);
+    let again = |log: &str| log.matches("a git transfer can't be resumed, so it begins again").count();
+    // In the middle of the pack, three times.
+    let cut = Cut::start(server.port(), 3, 300_000);
+    let built = build(&bench, &format!("http://127.0.0.1:{}/r.git", cut.port()), COPY_ALL, &[], &[]);
+    assert_eq!(built.succeeded().digest(), directory.succeeded().digest());
+    assert_eq!((cut.cut(), again(&built.log())), (3, 3), "{}", built.log());
+    let cut = Cut::start(ssh.port, 3, 300_000);
+    let home = ssh.home_for("user", cut.port());
+    let user = String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    let url = format!("ssh://{}@127.0.0.1:{}{}", user.trim(), cut.port(), repo.path().display());
+    let built = build(&bench, &url, COPY_ALL, &[], &[("HOME", home.to_str().unwrap())]);
+    assert_eq!(built.succeeded().digest(), directory.digest());
+    assert_eq!((cut.cut(), again(&built.log())), (3, 3), "{}", built.log());
+    // ADD goes the same way.
+    let cut = Cut::start(server.port(), 1, 300_000);
+    let line = format!("FROM scratch\nADD http://127.0.0.1:{}/r.git /x\n", cut.port());
+    let built = build(&bench, bench.context().to_str().unwrap(), &line, &[], &[]);
+    assert!(built.succeeded().files().contains(&"/x/f 0644 0:0 \"two\\n\"".to_owned()));
+    assert_eq!((cut.cut(), again(&built.log())), (1, 1), "{}", built.log());
+}
+
+/// How many bytes; `make test-all` moves 2 GB.
+#[expect(clippy::disallowed_methods, reason = "a test program reads its own environment")]
+fn large() -> usize {
+    std::env::var("KILN_CONTEXT_BYTES")
+        .map_or(32 << 20, |text| text.parse().expect("it is a number of bytes"))
+}
+
+/// Memory that is a process's own, in kB: what is mapped from a file can be given back any time.
+fn own_memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+#[test]
+fn a_large_repository_takes_less_than_64_megabytes_of_memory() {
+    const FILE: usize = 4 << 20;
+    let bench = Bench::new();
+    let repo = Repo::new(bench.directory.path(), "r");
+    let mut noise = std::fs::File::open("/dev/urandom").unwrap();
+    for number in 0..large() / FILE {
+        let mut bytes = vec![0; FILE];
+        std::io::Read::read_exact(&mut noise, &mut bytes).unwrap();
+        std::fs::write(repo.work().join(format!("f{number}")), bytes).unwrap();
+    }
+    repo.git(&["config", "core.compression", "0"]);
+    repo.bare(&["config", "core.compression", "0"]);
+    repo.commit();
+    std::fs::remove_dir_all(repo.work()).unwrap();
+    let server = GitServer::start(bench.directory.path(), None);
+    let file = bench.directory.path().join("Dockerfile");
+    std::fs::write(&file, "FROM scratch\nLABEL a=b\n").unwrap();
+    let mut child = Command::new(kiln())
+        .args(["executor", "--no-push", "--context", &server.url("r"), "--dockerfile"])
+        .arg(&file)
+        .arg("--scratch-dir")
+        .arg(bench.directory.path().join("scratch"))
+        .env("HOME", bench.directory.path())
+        .spawn()
+        .unwrap();
+    let mut most = 0;
+    let status = loop {
+        most = own_memory(child.id()).unwrap_or(0).max(most);
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    assert!(status.success());
+    println!("{} bytes of git: {most} kB", large());
+    assert!(most > 0 && most < 64 << 10, "it took {most} kB");
+}
+
+#[test]
+fn a_server_that_always_breaks_off_is_given_up_with_the_reason() {
+    let bench = Bench::new();
+    let (repo, ..) = repository(bench.directory.path());
+    noise(&repo);
+    let server = GitServer::start(bench.directory.path(), None);
+    let cut = Cut::start(server.port(), 100, 300_000);
+    let built = build(&bench, &format!("http://127.0.0.1:{}/r.git", cut.port()), COPY_ALL, &[], &[]);
+    assert_eq!(built.output.status.code(), Some(1), "{}", built.log());
+    assert!(built.log().contains("given up after 5 more attempts"), "{}", built.log());
+    assert_eq!(cut.cut(), 6);
+}
+
+#[test]
+fn a_repository_that_is_no_repository_is_said_to_be_none() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.directory.path().join("empty.git")).unwrap();
+    let server = GitServer::start(bench.directory.path(), None);
+    let built = build(&bench, &server.url("empty"), COPY_ALL, &[], &[]);
+    assert_eq!(built.output.status.code(), Some(1), "{}", built.log());
+    assert!(built.log().contains("no such repository"), "{}", built.log());
+    // What answers, and isn't git.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let web = runtime.block_on(kiln_testkit::StandIn::start());
+    web.answer("GET", "/r.git/info/refs", 200, "<html>hello</html>");
+    let built = build(&bench, &format!("{}/r.git", web.url()), COPY_ALL, &[], &[]);
+    assert_eq!(built.output.status.code(), Some(1), "{}", built.log());
+    assert!(built.log().contains("/r.git"), "{}", built.log());
+    assert_eq!(web.asked().len(), 1, "an answer that makes no sense is no broken connection");
+}
+
+#[test]
+fn git_options_are_for_named_contexts_too() {
+    let bench = Bench::new();
+    let _repo = repository(bench.directory.path());
+    let server = GitServer::start(bench.directory.path(), None);
+    let (named, context) = (format!("src={}", server.url("r")), bench.context());
+    let copy = "FROM scratch\nCOPY --from=src f /\n";
+    let flags = ["--build-context", &named, "--git", "branch=old"];
+    let built = build(&bench, context.to_str().unwrap(), copy, &flags, &[]);
+    assert!(built.succeeded().files().contains(&"/f 0644 0:0 \"one\\n\"".to_owned()));
+    assert!(!built.log().contains("--git is for git contexts"), "{}", built.log());
+    let none = build(&bench, context.to_str().unwrap(), "FROM scratch\nLABEL a=b\n", &flags[2..], &[]);
+    assert!(none.succeeded().log().contains("--git is for git contexts"), "{}", none.log());
 }
 
 #[test]

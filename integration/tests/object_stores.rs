@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln_integration::servers::{Azurite, Cut, FakeGcs, Moto, Nginx};
+use kiln_integration::servers::{Azurite, Cut, FakeGcs, Moto, Nginx, S3rver};
+use kiln_integration::work::text;
 use kiln_integration::{Bench, Built, kiln};
 
 /// Three parts, for the stores that are asked for parts.
@@ -121,19 +122,54 @@ fn a_dockerfile_can_be_a_url() {
     let samples = Samples::new(1000, &["c.tar"]);
     std::fs::write(samples.path("Dockerfile"), "FROM scratch\nCOPY d/small /from-a-url\n").unwrap();
     let nginx = Nginx::start(&samples.directory("nginx"), &samples.files);
-    let url = format!("https://127.0.0.1:{}/Dockerfile", nginx.port);
+    let url = format!("https://127.0.0.1:{}/Dockerfile?signature=hunter2", nginx.port);
     let context = format!("https://127.0.0.1:{}/c.tar", nginx.port);
     let layout = samples.directory("out");
     let output = Command::new(kiln())
-        .args(["executor", "--no-push", "-f", &url, "-c", &context, "--oci-layout-path"])
+        .args(["executor", "--no-push", "--provenance", "-f", &url, "-c", &context, "--oci-layout-path"])
         .arg(&layout)
         .arg("--scratch-dir")
         .arg(samples.directory("scratch"))
         .env("SSL_CERT_FILE", &nginx.ca)
         .output()
         .unwrap();
-    let built = Built { output, layout };
-    assert_eq!(built.succeeded().last_layer(), ["from-a-url"]);
+    assert!(output.status.success(), "{}", text(&output));
+    // The file is a material, without its signature; the layer is what it says.
+    let shown = url.split('?').next().unwrap();
+    let blobs = std::fs::read_dir(layout.join("blobs/sha256")).unwrap().flatten();
+    let texts: Vec<Vec<u8>> = blobs.map(|blob| std::fs::read(blob.path()).unwrap()).collect();
+    let said = texts.iter().filter_map(|bytes| std::str::from_utf8(bytes).ok());
+    let said: Vec<&str> = said.filter(|text| text.contains("slsa.dev/provenance/v1")).collect();
+    assert!(said.iter().any(|text| text.contains(&format!("{shown}\""))), "{said:?}");
+    assert!(
+        !said.iter().any(|text| text.contains("hunter2")) && !text(&output).contains("hunter2"),
+        "{said:?}"
+    );
+    // The warmer takes one by a URL, too.
+    let registry = kiln_integration::registry::Registry::start();
+    let base = Command::new(kiln())
+        .args(["executor", "-f", "d/small", "-d", &format!("{}/base:1", registry.host), "-c", &context])
+        .arg("--scratch-dir")
+        .arg(samples.directory("scratch"))
+        .args(["-f", &url])
+        .env("SSL_CERT_FILE", &nginx.ca)
+        .output()
+        .unwrap();
+    assert!(base.status.success(), "{}", text(&base));
+    std::fs::write(samples.path("ForWarmer"), format!("FROM {}/base:1\nRUN true\n", registry.host)).unwrap();
+    let url = format!("https://127.0.0.1:{}/ForWarmer?signature=hunter2", nginx.port);
+    let volume = samples.directory("volume");
+    let warm = |url: &str| {
+        let mut command = Command::new(kiln());
+        command.args(["warmer", "--dockerfile", url, "--cache-dir"]).arg(&volume);
+        command.env("SSL_CERT_FILE", &nginx.ca).output().unwrap()
+    };
+    let warmed = warm(&url);
+    assert!(warmed.status.success() && text(&warmed).contains("/base:1"), "{}", text(&warmed));
+    assert!(!text(&warmed).contains("hunter2"), "{}", text(&warmed));
+    let missing = warm(&url.replace("ForWarmer", "Nope"));
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing).contains("404") && !text(&missing).contains("hunter2"), "{}", text(&missing));
 }
 
 #[test]
@@ -241,31 +277,61 @@ fn large() -> u64 {
         .map_or(100 << 20, |text| text.parse().expect("it is a number of bytes"))
 }
 
-/// From a source that is read from end to end, and from one whose parts are kept until it is their turn.
-#[test]
-fn a_large_archive_takes_less_than_64_megabytes_of_memory() {
+/// A bench with a large archive in the folder `files`.
+fn with_large_archive() -> (Bench, PathBuf) {
     let bench = Bench::new();
     let root = bench.directory.path().join("files");
     std::fs::create_dir(&root).unwrap();
-    let archive = root.join("large.tar");
     let script =
         format!("head -c {} /dev/zero | tr '\\0' x > large && tar -cf large.tar large && rm large", large());
     assert!(Command::new("sh").args(["-c", &script]).current_dir(&root).status().unwrap().success());
     std::fs::write(bench.directory.path().join("Dockerfile"), "FROM scratch\nLABEL a=b\n").unwrap();
-    let nginx_files = bench.directory.path().join("nginx");
-    std::fs::create_dir(&nginx_files).unwrap();
-    let nginx = Nginx::start(&nginx_files, &root);
+    std::fs::create_dir(bench.directory.path().join("server")).unwrap();
+    (bench, root.join("large.tar"))
+}
+
+/// From a source that is read from end to end, and from one whose parts are kept until it is their turn.
+#[test]
+fn a_large_archive_takes_less_than_64_megabytes_of_memory() {
+    let (bench, archive) = with_large_archive();
+    let server = bench.directory.path().join("server");
+    let nginx = Nginx::start(&server, archive.parent().unwrap());
     let url = format!("https://127.0.0.1:{}/large.tar", nginx.port);
     measured(&bench, &url, &[("SSL_CERT_FILE", nginx.ca.display().to_string())]);
-    let moto = Moto::start(&[("large.tar", &archive)]);
+    let s3 = S3rver::start(&server);
+    s3.put("large.tar", &archive);
     std::fs::remove_file(&archive).unwrap();
     let variables = [
-        ("S3_ENDPOINT", format!("http://127.0.0.1:{}", moto.port)),
-        ("AWS_REGION", "eu-west-1".to_owned()),
-        ("AWS_ACCESS_KEY_ID", moto.key.0.clone()),
-        ("AWS_SECRET_ACCESS_KEY", moto.key.1.clone()),
+        ("S3_ENDPOINT", format!("http://127.0.0.1:{}", s3.port)),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", S3rver::KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", S3rver::KEY.to_owned()),
     ];
     measured(&bench, "s3://contexts/large.tar", &variables);
+}
+
+#[test]
+fn a_large_object_of_cloud_storage_takes_less_than_64_megabytes_of_memory() {
+    let (bench, archive) = with_large_archive();
+    let server = FakeGcs::start_in(&bench.directory.path().join("server"));
+    server.put("large.tar", &archive);
+    std::fs::remove_file(&archive).unwrap();
+    let variables = [("STORAGE_EMULATOR_HOST", format!("127.0.0.1:{}", server.port))];
+    measured(&bench, "gs://contexts/large.tar", &variables);
+}
+
+#[test]
+fn a_large_blob_of_azure_takes_less_than_64_megabytes_of_memory() {
+    let (bench, archive) = with_large_archive();
+    let azurite = Azurite::start(&bench.directory.path().join("server"));
+    azurite.put("large.tar", &archive);
+    std::fs::remove_file(&archive).unwrap();
+    let variables = [
+        ("AZURE_STORAGE_SERVICE_ENDPOINT", azurite.endpoint()),
+        ("AZURE_STORAGE_ACCESS_KEY", Azurite::KEY.to_owned()),
+    ];
+    let url = format!("https://{}.blob.core.windows.net/contexts/large.tar", Azurite::ACCOUNT);
+    measured(&bench, &url, &variables);
 }
 
 fn measured(bench: &Bench, context: &str, variables: &[(&str, String)]) {

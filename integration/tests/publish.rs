@@ -1,34 +1,11 @@
 //! Images of several platforms, and images that were made before: what stands in a registry afterwards, read by others.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
-
+use kiln_integration::kiln;
 use kiln_integration::registry::Registry;
-use kiln_integration::{Bench, kiln};
-
-fn run(program: &str, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-fn ok(program: &str, arguments: &[&str]) -> String {
-    let output = run(program, arguments);
-    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output));
-    text(&output)
-}
+use kiln_integration::work::{Work, ok, raw, run, text};
 
 fn kiln_ok(arguments: &[&str]) -> String {
     ok(&kiln().display().to_string(), arguments)
-}
-
-/// What a name means in a registry, as skopeo reads it.
-fn raw(reference: &str) -> serde_json::Value {
-    let read = run("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{reference}")]);
-    assert!(read.status.success(), "{}", text(&read));
-    serde_json::from_slice(&read.stdout).unwrap()
 }
 
 fn platforms(index: &serde_json::Value) -> Vec<String> {
@@ -43,57 +20,15 @@ fn platforms(index: &serde_json::Value) -> Vec<String> {
         .collect()
 }
 
-struct Work {
-    registry: Registry,
-    bench: Bench,
-}
-
-impl Work {
-    fn new() -> Self {
-        Self { registry: Registry::start(), bench: Bench::new() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.bench.directory.path().join(name)
-    }
-
-    fn text_path(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    fn name(&self, name: &str) -> String {
-        format!("{}/{name}", self.registry.host)
-    }
-
-    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
-        let file = self.path("Dockerfile");
-        std::fs::write(&file, dockerfile).unwrap();
-        Command::new(kiln())
-            .arg("executor")
-            .arg("-c")
-            .arg(self.bench.context())
-            .arg("-f")
-            .arg(&file)
-            .arg("--scratch-dir")
-            .arg(self.path("scratch"))
-            .arg("--reproducible")
-            .args(flags)
-            .output()
-            .unwrap()
-    }
-
-    fn builds(&self, dockerfile: &str, flags: &[&str]) -> String {
-        let output = self.build(dockerfile, flags);
-        assert!(output.status.success(), "{}", text(&output));
-        text(&output)
-    }
+fn work() -> Work {
+    Work::with_registry(&["--reproducible"])
 }
 
 const FOREIGN: &str = if cfg!(target_arch = "s390x") { "linux/ppc64le" } else { "linux/s390x" };
 
 #[test]
 fn several_platforms_become_images_in_one_index() {
-    let work = Work::new();
+    let work = work();
     work.bench.file("f", "1");
     let (name, digest) = (work.name("app:1"), work.text_path("digest"));
     let dockerfile = "FROM scratch\nARG TARGETARCH\nCOPY f /f-$TARGETARCH\n";
@@ -117,7 +52,7 @@ fn several_platforms_become_images_in_one_index() {
 
 #[test]
 fn a_stage_for_the_building_machine_runs_once_for_all_platforms() {
-    let work = Work::new();
+    let work = work();
     let base = work.name("base:1");
     work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\n", &["-d", &base]);
     let dockerfile = format!(
@@ -132,7 +67,7 @@ fn a_stage_for_the_building_machine_runs_once_for_all_platforms() {
 
 #[test]
 fn run_for_a_foreign_machine_without_an_emulator_is_refused_at_its_line() {
-    let work = Work::new();
+    let work = work();
     let dockerfile = "FROM scratch\nADD base.tar /\nENV PATH=/bin\nRUN echo x\n";
     let output = work.build(dockerfile, &["--no-push", "--platform", FOREIGN]);
     let log = text(&output);
@@ -142,7 +77,7 @@ fn run_for_a_foreign_machine_without_an_emulator_is_refused_at_its_line() {
 
 #[test]
 fn a_layout_with_an_index_is_passed_on_byte_for_byte() {
-    let work = Work::new();
+    let work = work();
     work.bench.file("f", "1");
     let layout = work.text_path("layout");
     let flags = [
@@ -167,7 +102,7 @@ fn a_layout_with_an_index_is_passed_on_byte_for_byte() {
 
 #[test]
 fn an_archive_of_several_platforms_is_refused_with_the_reason() {
-    let work = Work::new();
+    let work = work();
     let archive = work.text_path("a.tar");
     let flags = ["--no-push", "--tar-path", &archive, "--platform", "linux/amd64,linux/arm64"];
     let output = work.build("FROM scratch\nCOPY base.tar /\n", &flags);
@@ -176,7 +111,7 @@ fn an_archive_of_several_platforms_is_refused_with_the_reason() {
 
 #[test]
 fn images_of_one_platform_each_are_joined_in_an_index() {
-    let work = Work::new();
+    let work = work();
     work.bench.file("f", "1");
     let (amd, arm, joined) = (work.name("app:amd64"), work.name("other/app:arm64"), work.name("app:joined"));
     work.builds("FROM scratch\nCOPY f /\n", &["-d", &amd, "--platform", "linux/amd64"]);
@@ -194,7 +129,7 @@ fn images_of_one_platform_each_are_joined_in_an_index() {
 
 #[test]
 fn joined_images_of_another_registry_are_copied() {
-    let (work, far) = (Work::new(), Registry::start());
+    let (work, far) = (work(), Registry::start());
     work.bench.file("f", "1");
     let arm = format!("{}/app:arm64", far.host);
     work.builds("FROM scratch\nCOPY f /\n", &["-d", &arm, "--platform", "linux/arm64"]);
@@ -207,7 +142,7 @@ fn joined_images_of_another_registry_are_copied() {
 
 #[test]
 fn archives_of_all_tools_are_pushed() {
-    let work = Work::new();
+    let work = work();
     let (archive, name) = (work.text_path("kiln.tar"), work.name("from-kiln:1"));
     work.builds("FROM scratch\nADD base.tar /\n", &["--no-push", "-d", &name, "--tar-path", &archive]);
     kiln_ok(&["executor", "push", &archive, "--destination", &name]);

@@ -1,94 +1,56 @@
 //! Registries as pipelines meet them: logins over TLS with an authority of their own, client certificates, mirrors with and
 //! without a path, digest files of every kind. All through the binary.
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use kiln_integration::kiln;
 use kiln_integration::registry::{LOGIN, Registry, Setup};
 use kiln_integration::token_server::{Asked, REFRESH, TokenServer};
-use kiln_integration::{Bench, kiln};
+use kiln_integration::work::{Work, text};
 use kiln_testkit::{Fault, Route, StandIn, TestAuthority, TestRegistry};
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-struct Work {
-    bench: Bench,
-    /// Certificates and keys, as files.
+/// Builds that try everything once, and certificates for their registries.
+struct Secure {
+    work: Work,
     authority: TestAuthority,
 }
 
-impl Work {
+impl std::ops::Deref for Secure {
+    type Target = Work;
+
+    fn deref(&self) -> &Work {
+        &self.work
+    }
+}
+
+fn once() -> Work {
+    Work::new(&["--image-download-retry=0", "--push-retry=0"])
+}
+
+impl Secure {
     fn new() -> Self {
-        Self { bench: Bench::new(), authority: TestAuthority::new() }
+        Self { work: once(), authority: TestAuthority::new() }
     }
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.bench.directory.path().join(name)
-    }
-
-    /// Writes a file and gives its path as text.
-    fn file(&self, name: &str, content: &str) -> String {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, content).unwrap();
-        path.display().to_string()
-    }
-
-    fn command(&self, dockerfile: &str, flags: &[&str]) -> Command {
-        let file = self.path("Dockerfile");
-        std::fs::write(&file, dockerfile).unwrap();
-        let mut command = Command::new(kiln());
-        command
-            .env("DOCKER_CONFIG", self.path("docker"))
-            .arg("executor")
-            .arg("-c")
-            .arg(self.bench.context())
-            .arg("-f")
-            .arg(&file)
-            .arg("--scratch-dir")
-            .arg(self.path("scratch"))
-            .args(["--image-download-retry=0", "--push-retry=0"])
-            .args(flags);
-        command
-    }
-
-    fn build(&self, dockerfile: &str, flags: &[&str]) -> Output {
-        self.command(dockerfile, flags).output().unwrap()
-    }
-
-    fn builds(&self, dockerfile: &str, flags: &[&str]) -> String {
-        let output = self.build(dockerfile, flags);
-        assert!(output.status.success(), "{}", text(&output));
-        text(&output)
-    }
-
-    fn fails(&self, dockerfile: &str, flags: &[&str], why: &str) {
-        let output = self.build(dockerfile, flags);
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-        assert!(text(&output).contains(why), "{why} is not in: {}", text(&output));
-    }
-
-    fn login(&self, host: &str) {
-        let mut child = Command::new(kiln())
-            .env("DOCKER_CONFIG", self.path("docker"))
-            .args(["executor", "login", host, "-u", LOGIN.0, "--password-stdin"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), LOGIN.1.as_bytes()).unwrap();
-        assert!(child.wait().unwrap().success());
-    }
+fn login(work: &Work, host: &str) {
+    let mut child = Command::new(kiln())
+        .env("DOCKER_CONFIG", work.path("docker"))
+        .args(["executor", "login", host, "-u", LOGIN.0, "--password-stdin"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), LOGIN.1.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 const SMALL: &str = "FROM scratch\nCOPY f /f\n";
 
 #[test]
 fn a_login_over_tls_with_an_authority_of_its_own() {
-    let work = Work::new();
+    let work = Secure::new();
     work.bench.file("f", "1");
     let tls = Some(work.authority.server_pem());
     let registry = Registry::with(&Setup { tls, login: true, ..Setup::default() });
@@ -96,7 +58,7 @@ fn a_login_over_tls_with_an_authority_of_its_own() {
     let trust = format!("--registry-certificate={}={ca}", registry.host);
     work.fails(SMALL, &["-d", &image], "certificate");
     work.fails(SMALL, &["-d", &image, &trust], "login");
-    work.login(&registry.host);
+    login(&work, &registry.host);
     let log = work.builds(SMALL, &["-d", &image, &trust]);
     assert!(!log.contains(LOGIN.1), "{log}");
     let from = format!("FROM {image}\nCOPY f /g\n");
@@ -126,7 +88,7 @@ fn a_login_over_tls_with_an_authority_of_its_own() {
 
 #[test]
 fn a_registry_that_asks_for_a_client_certificate_gets_the_one_for_it() {
-    let work = Work::new();
+    let work = Secure::new();
     work.bench.file("f", "1");
     let (tls, clients) = (Some(work.authority.server_pem()), Some(work.authority.ca.as_str()));
     let registry = Registry::with(&Setup { tls, clients, ..Setup::default() });
@@ -148,7 +110,7 @@ fn a_registry_that_asks_for_a_client_certificate_gets_the_one_for_it() {
 
 #[test]
 fn mirrors_serve_base_images_with_and_without_a_path() {
-    let work = Work::new();
+    let work = once();
     work.bench.file("f", "1");
     let origin = Registry::start();
     work.builds("FROM scratch\nCOPY f /f\n", &["-d", &format!("{}/library/base:1", origin.host)]);
@@ -181,7 +143,7 @@ fn mirrors_serve_base_images_with_and_without_a_path() {
 
 #[test]
 fn logins_come_from_every_place_that_pipelines_use() {
-    let work = Work::new();
+    let work = once();
     work.bench.file("f", "1");
     let registry = Registry::with_login();
     let image = format!("{}/app:1", registry.host);
@@ -226,7 +188,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn digests_go_to_files_devices_web_addresses_and_cloud_build() {
-    let work = Work::new();
+    let work = once();
     work.bench.file("f", "1");
     let (registry, runtime) = (Registry::start(), runtime());
     let authority = Arc::new(TestAuthority::new());
@@ -289,7 +251,7 @@ fn digests_go_to_files_devices_web_addresses_and_cloud_build() {
 
 #[test]
 fn retries_are_as_many_as_the_flags_say() {
-    let (work, runtime) = (Work::new(), runtime());
+    let (work, runtime) = (once(), runtime());
     work.bench.file("f", "1");
     let registry = runtime.block_on(TestRegistry::start());
     let image = format!("{}/app:1", registry.host());
@@ -313,7 +275,7 @@ fn retries_are_as_many_as_the_flags_say() {
 
 #[test]
 fn an_immutable_tag_is_a_success_only_if_asked_for() {
-    let (work, runtime) = (Work::new(), runtime());
+    let (work, runtime) = (once(), runtime());
     work.bench.file("f", "1");
     let registry = runtime.block_on(TestRegistry::builder().immutable_tags().start());
     let image = format!("{}/app:1", registry.host());
@@ -326,7 +288,7 @@ fn an_immutable_tag_is_a_success_only_if_asked_for() {
 
 #[test]
 fn push_rights_are_checked_before_anything_is_built() {
-    let work = Work::new();
+    let work = once();
     let registry = Registry::with_login();
     let image = format!("{}/app:1", registry.host);
     let dockerfile = "FROM scratch\nADD base.tar /\nENV PATH=/bin\nRUN echo was-run\n";
@@ -338,14 +300,14 @@ fn push_rights_are_checked_before_anything_is_built() {
 
 #[test]
 fn a_token_server_gives_tokens_for_what_is_done_and_no_more() {
-    let work = Work::new();
+    let work = once();
     work.bench.file("f", "1");
     let tokens = TokenServer::start();
     let setup = Setup { tokens: Some((&tokens.realm, &tokens.certificate)), ..Setup::default() };
     let registry = Registry::with(&setup);
     let (base, image) = (format!("{}/public/base:1", registry.host), format!("{}/team/app:1", registry.host));
     work.fails(SMALL, &["-d", &base], "login");
-    work.login(&registry.host);
+    login(&work, &registry.host);
     work.builds(SMALL, &["-d", &base]);
     // A mount needs a token for both repositories.
     let log = work.builds(&format!("FROM {base}\nCOPY f /g\n"), &["-d", &image]);
@@ -370,7 +332,7 @@ fn a_token_server_gives_tokens_for_what_is_done_and_no_more() {
 
 #[test]
 fn versions_and_completions_are_printed_under_both_names() {
-    let work = Work::new();
+    let work = once();
     let link = work.path("executor");
     std::os::unix::fs::symlink(kiln(), &link).unwrap();
     let said = Command::new(&link).arg("version").output().unwrap();

@@ -69,6 +69,36 @@ impl Moto {
     }
 }
 
+/// An S3 server that gives ranges of large objects without reading the whole; it checks signatures, too.
+pub struct S3rver {
+    _running: Running,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl S3rver {
+    /// The only key that it knows: id and secret are the same.
+    pub const KEY: &'static str = "S3RVER";
+
+    /// Starts one with an empty bucket `contexts`; its files go to `directory`.
+    pub fn start(directory: &Path) -> Self {
+        let port = free_port();
+        let mut command = Command::new(tool("node_modules/.bin/s3rver"));
+        quiet(command.args(["--address", "127.0.0.1", "--port", &port.to_string(), "--silent"]));
+        command.args(["--configure-bucket", "contexts", "--directory"]).arg(directory);
+        Self { _running: Running::start(&mut command, port), port }
+    }
+
+    /// Puts a file into the bucket.
+    pub fn put(&self, key: &str, file: &Path) {
+        let url = format!("http://127.0.0.1:{}/contexts/{key}", self.port);
+        let user = format!("{0}:{0}", Self::KEY);
+        let words = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &user, "--upload-file"];
+        let unsigned = ["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"];
+        curl(&[&words[..], &[&file.display().to_string()], &unsigned, &[&url]].concat());
+    }
+}
+
 /// A Cloud Storage server.
 pub struct FakeGcs {
     _running: Running,
@@ -77,20 +107,21 @@ pub struct FakeGcs {
 }
 
 impl FakeGcs {
-    /// Starts one with an empty bucket `contexts`.
+    /// Starts one with an empty bucket `contexts`, which keeps its objects in memory.
     pub fn start() -> Self {
+        Self::with(&["-backend", "memory"])
+    }
+
+    /// The same with objects that are files in `directory`.
+    pub fn start_in(directory: &Path) -> Self {
+        Self::with(&["-backend", "filesystem", "-filesystem-root", &directory.display().to_string()])
+    }
+
+    fn with(backend: &[&str]) -> Self {
         let port = free_port();
         let mut command = Command::new(tool("fake-gcs-server"));
-        quiet(command.args([
-            "-scheme",
-            "http",
-            "-host",
-            "127.0.0.1",
-            "-port",
-            &port.to_string(),
-            "-backend",
-            "memory",
-        ]));
+        quiet(command.args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port.to_string()]));
+        command.args(backend);
         let server = Self { _running: Running::start(&mut command, port), port };
         let url = format!("http://127.0.0.1:{port}/storage/v1/b");
         curl(&["-X", "POST", "-H", "content-type: application/json", "-d", "{\"name\":\"contexts\"}", &url]);
@@ -103,8 +134,9 @@ impl FakeGcs {
             "http://127.0.0.1:{}/upload/storage/v1/b/contexts/o?uploadType=media&name={key}",
             self.port
         );
-        let data = format!("@{}", file.display());
-        curl(&["-X", "POST", "-H", "content-type: application/octet-stream", "--data-binary", &data, &url]);
+        let kind = "content-type: application/octet-stream";
+        // `--data-binary` would read the whole into memory.
+        curl(&["-X", "POST", "-H", kind, "--upload-file", &file.display().to_string(), &url]);
     }
 }
 
@@ -144,7 +176,7 @@ impl Azurite {
 
     /// Puts a file into the container `contexts`, which is made for it.
     pub fn put(&self, name: &str, file: &Path) {
-        let script = "import sys, hmac, hashlib, base64, urllib.request, urllib.error, email.utils\n\
+        let script = "import sys, hmac, hashlib, base64, urllib.request, urllib.error, urllib.parse, email.utils\n\
             base, account, key, name, path = sys.argv[1:]\n\
             def call(method, where, query, headers, body):\n\
             \x20   headers = dict(headers, **{'x-ms-date': email.utils.formatdate(usegmt=True), 'x-ms-version': '2021-08-06'})\n\
@@ -154,12 +186,19 @@ impl Azurite {
             \x20   text += ''.join(f'\\n{k}:{v}' for k, v in sorted(query.items()))\n\
             \x20   signed = base64.b64encode(hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()).decode()\n\
             \x20   headers.update({'authorization': f'SharedKey {account}:{signed}', 'content-type': 'application/octet-stream'})\n\
-            \x20   url = f'{base}/{where}' + ('?' + '&'.join(f'{k}={v}' for k, v in query.items()) if query else '')\n\
+            \x20   url = f'{base}/{where}' + ('?' + urllib.parse.urlencode(query) if query else '')\n\
             \x20   request = urllib.request.Request(url, data=body, headers=headers, method=method)\n\
             \x20   return urllib.request.urlopen(request)\n\
             try: call('PUT', 'contexts', {'restype': 'container'}, {}, b'')\n\
             except urllib.error.HTTPError as error: assert error.code == 409, error.read()\n\
-            call('PUT', f'contexts/{name}', {}, {'x-ms-blob-type': 'BlockBlob'}, open(path, 'rb').read())\n";
+            blocks = []\n\
+            with open(path, 'rb') as file:\n\
+            \x20   while block := file.read(64 << 20):\n\
+            \x20       number = base64.b64encode(b'%08d' % len(blocks)).decode()\n\
+            \x20       blocks.append(number)\n\
+            \x20       call('PUT', f'contexts/{name}', {'comp': 'block', 'blockid': number}, {}, block)\n\
+            listed = ''.join(f'<Latest>{number}</Latest>' for number in blocks)\n\
+            call('PUT', f'contexts/{name}', {'comp': 'blocklist'}, {}, f'<BlockList>{listed}</BlockList>'.encode())\n";
         let output = Command::new("python3")
             .args(["-c", script, &self.endpoint(), Self::ACCOUNT, Self::KEY, name])
             .arg(file)

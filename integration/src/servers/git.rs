@@ -198,13 +198,30 @@ fn backend(
         .spawn()
         .ok()?;
     child.stdin.take()?.write_all(body).ok()?;
-    let mut answer = Vec::new();
-    child.stdout.take()?.read_to_end(&mut answer).ok()?;
-    child.wait().ok()?;
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    let status = head.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
-    let content = &answer[end + 4..];
-    write!(out, "HTTP/1.1 {status}\r\n{head}\r\ncontent-length: {}\r\n\r\n", content.len()).ok()?;
-    out.write_all(content).ok()
+    let mut answer = BufReader::new(child.stdout.take()?);
+    let (mut head, mut status) = (String::new(), "200 OK".to_owned());
+    loop {
+        let mut line = String::new();
+        answer.read_line(&mut line).ok()?;
+        if line.trim_end().is_empty() {
+            break;
+        }
+        if let Some(other) = line.strip_prefix("Status: ") {
+            other.trim_end().clone_into(&mut status);
+        }
+        head.push_str(&line);
+    }
+    // A pack can be larger than memory.
+    write!(out, "HTTP/1.1 {status}\r\n{head}transfer-encoding: chunked\r\n\r\n").ok()?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = answer.read(&mut buffer).ok()?;
+        write!(out, "{length:x}\r\n").ok()?;
+        out.write_all(&buffer[..length]).ok()?;
+        out.write_all(b"\r\n").ok()?;
+        if length == 0 {
+            break;
+        }
+    }
+    child.wait().ok().map(drop)
 }

@@ -3,6 +3,8 @@
 
 mod clouds;
 mod cut;
+mod faulty;
+mod forward;
 mod front;
 mod git;
 mod nginx;
@@ -13,8 +15,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-pub use clouds::{Azurite, FakeGcs, Moto};
+pub use clouds::{Azurite, FakeGcs, Moto, S3rver};
 pub use cut::Cut;
+pub use faulty::{Faulty, Wrong};
+pub use forward::Forward;
 pub use front::{Front, answer_site, registry_site};
 pub use git::{GitServer, Repo};
 pub use nginx::Nginx;

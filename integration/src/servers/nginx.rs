@@ -15,6 +15,21 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// Starts one before the server `upstream` (a host and port) that takes no request with more than `most` bytes, and
+    /// has no TLS; its own files go to `directory`.
+    pub fn before(directory: &Path, upstream: &str, most: usize) -> Self {
+        let server = format!(
+            "client_max_body_size {most}; location / {{ proxy_pass http://{upstream}; proxy_set_header Host $http_host;\n\
+               proxy_request_buffering off; proxy_http_version 1.1; }}"
+        );
+        let port = free_port();
+        Self {
+            _running: start(directory, port, &format!("listen 127.0.0.1:{port}; {server}")),
+            port,
+            ca: PathBuf::new(),
+        }
+    }
+
     /// Starts one that serves `root`; its own files go to `directory`. What is below `/private/` wants a login that
     /// nobody has.
     pub fn start(directory: &Path, root: &Path) -> Self {
@@ -30,20 +45,30 @@ impl Nginx {
         write("nobody", "");
         let port = free_port();
         let place = directory.display();
-        let config = format!(
-            "daemon off; master_process off; pid {place}/pid; error_log {place}/error.log; user root;\n\
-             events {{}}\n\
-             http {{ access_log off; client_body_temp_path {place}; proxy_temp_path {place};\n\
-               fastcgi_temp_path {place}; uwsgi_temp_path {place}; scgi_temp_path {place};\n\
-               server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; root {};\n\
-                 location /private/ {{ auth_basic x; auth_basic_user_file {place}/nobody; }} }} }}\n",
+        let server = format!(
+            "listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; root {};\n\
+             location /private/ {{ auth_basic x; auth_basic_user_file {place}/nobody; }}",
             certificate.display(),
             key.display(),
             root.display(),
         );
-        let config = write("nginx.conf", &config);
-        let mut command = Command::new("nginx");
-        command.arg("-c").arg(config).arg("-p").arg(directory).stderr(Stdio::null());
-        Self { _running: Running::start(&mut command, port), port, ca }
+        Self { _running: start(directory, port, &server), port, ca }
     }
+}
+
+/// Starts nginx with one server.
+fn start(directory: &Path, port: u16, server: &str) -> Running {
+    let place = directory.display();
+    let text = format!(
+        "daemon off; master_process off; pid {place}/pid; error_log {place}/error.log; user root;\n\
+         events {{}}\n\
+         http {{ access_log off; client_body_temp_path {place}; proxy_temp_path {place};\n\
+           fastcgi_temp_path {place}; uwsgi_temp_path {place}; scgi_temp_path {place};\n\
+           server {{ {server} }} }}\n"
+    );
+    let config = directory.join("nginx.conf");
+    std::fs::write(&config, text).unwrap();
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(config).arg("-p").arg(directory).stderr(Stdio::null());
+    Running::start(&mut command, port)
 }

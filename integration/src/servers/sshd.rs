@@ -51,6 +51,15 @@ impl Sshd {
         Self { _running: running, directory: directory.to_owned(), port }
     }
 
+    /// A home folder whose `.ssh` holds the key `name` and knows the server as one at `port`, where a relay listens.
+    pub fn home_for(&self, name: &str, port: u16) -> PathBuf {
+        let home = self.home(name, true);
+        let hosts = home.join(".ssh/known_hosts");
+        let text = std::fs::read_to_string(&hosts).unwrap();
+        std::fs::write(hosts, text.replace(&format!(":{}", self.port), &format!(":{port}"))).unwrap();
+        home
+    }
+
     /// A home folder whose `.ssh` holds the key `name` and knows the server, or another one in its place.
     pub fn home(&self, name: &str, known: bool) -> PathBuf {
         let home = self.directory.join(format!("home-{name}-{known}"));
