@@ -43,7 +43,7 @@ test-all: build test
 	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test object_stores a_large -- --test-threads=1
 	KILN=$(CURDIR)/$(KILN) KILN_CONTEXT_BYTES=2147483648 cargo test --locked -p kiln-integration --test git_sources a_large
 	integration/scripts/check-manifests
-	integration/scripts/quickstart-test
+	QUICK=1 integration/scripts/quickstart-test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/readers-test
 	KILN=$(CURDIR)/$(KILN) integration/scripts/memory-test
 
