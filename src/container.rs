@@ -21,10 +21,11 @@ pub(crate) fn is_container() -> bool {
     mount_of(Path::new("/")).is_some_and(|(kind, _)| kind == "overlay")
 }
 
-/// Whether the kernel is gVisor's.
+/// Whether the kernel is gVisor's. It tells so in its command line (`/vmlinuz-4.4.0-gvisor`); its version is that of Linux.
 pub(crate) fn is_gvisor() -> bool {
-    fs::read_to_string("/proc/version").is_ok_and(|text| text.contains("gVisor"))
-        || fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|text| text.contains("gvisor"))
+    ["/proc/cmdline", "/proc/version", "/proc/sys/kernel/osrelease"]
+        .iter()
+        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.to_lowercase().contains("gvisor")))
 }
 
 /// Whether `path` is a mount of its own, writable, no overlayfs, with 1 GiB free.
