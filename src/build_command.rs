@@ -43,6 +43,8 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
         if environment.switch("KANIKO_PRINT_PLAN") == Some(true) && !request.dry_run {
             let (mut asked, on) = (request.clone(), Arc::clone(&on) as Observer);
             asked.dry_run = true;
+            // Keys by content, as with --dryrun.
+            asked.plan.content_keys = true;
             if let Built::Plans(plans) = build(asked, registry.clone(), on, cancel.clone()).await? {
                 print(&plans, flags);
             }

@@ -1,6 +1,7 @@
 //! What is said about the images of a build: their packages, found by looking through their layers, and how they were
 //! made. No file tree is made for it.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,8 @@ impl Attest {
 pub(crate) struct Made<'a> {
     /// The images that it used.
     pub(crate) used: &'a Found,
+    /// The named contexts that it read.
+    pub(crate) contexts: &'a BTreeSet<String>,
     /// Whether nothing that ran had a network.
     pub(crate) hermetic: bool,
     /// Whether nothing came from a context.
@@ -166,7 +169,7 @@ fn show(inventory: &mut Inventory, entry: &LayerEntry, content: &mut dyn Read) {
 async fn provenance(session: &Session, flag: &ProvenanceFlag, image: &Image, made: &Made<'_>) -> Provenance {
     let request = &session.request;
     let reproducible = request.layers.mtime_limit.is_some();
-    let mut materials = session.materials().await;
+    let mut materials = session.materials(made.contexts).await;
     materials.extend(made.used.iter().map(|((name, platform), found)| {
         let digest = found.manifest.digest();
         Material {
@@ -239,6 +242,16 @@ pub(crate) fn remote_address(name: &str) -> Option<String> {
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
     Some(format!("{scheme}://{host}/{path}"))
+}
+
+/// The named contexts that steps in the plan read.
+pub(crate) fn named_contexts(plan: &BuildPlan) -> BTreeSet<String> {
+    let steps = plan.stages.iter().flat_map(|stage| &stage.steps);
+    let named = |source: &TreeSource| match source {
+        TreeSource::Named(name) => Some(name.clone()),
+        _ => None,
+    };
+    steps.flat_map(|step| step.op.trees_read().into_iter().filter_map(named).collect::<Vec<_>>()).collect()
 }
 
 /// Whether no step in the plan reads a context of this machine: then all that was used has a digest.

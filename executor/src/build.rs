@@ -11,7 +11,7 @@ use kiln_registry::Registry;
 use kiln_sandbox::Cancel;
 use kiln_store::{Durability, ReadOnly, Store};
 
-use crate::attest::{Made, attest, is_closed, is_hermetic};
+use crate::attest::{Made, attest, is_closed, is_hermetic, named_contexts};
 use crate::course::{Course, Known, announce};
 use crate::error::BuildError;
 use crate::event::{Event, Observer};
@@ -318,8 +318,13 @@ async fn all_platforms(
     if dry_run {
         return Ok(Built::Plans(plans));
     }
-    let made =
-        Made { used: &known.images, hermetic: !known.networked, closed: !known.open, took: began.elapsed() };
+    let made = Made {
+        used: &known.images,
+        contexts: &known.contexts,
+        hermetic: !known.networked,
+        closed: !known.open,
+        took: began.elapsed(),
+    };
     let attestations = attest(session, &images, &made).await?;
     deliver(session, Product::new(images, attestations)).await
 }
@@ -351,6 +356,7 @@ async fn one_platform(
     crate::foreign::check(session, &plan)?;
     known.networked |= !is_hermetic(&plan);
     known.open |= !is_closed(&plan, session);
+    known.contexts.extend(named_contexts(&plan));
     if session.request.cache.enabled && first {
         announce(session, &plan);
     }

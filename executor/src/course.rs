@@ -34,6 +34,8 @@ pub(crate) struct Known {
     pub(crate) networked: bool,
     /// Whether a step reads a context: files without a digest of their own.
     pub(crate) open: bool,
+    /// The named contexts that steps read.
+    pub(crate) contexts: BTreeSet<String>,
 }
 
 impl Known {

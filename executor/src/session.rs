@@ -1,6 +1,6 @@
 //! What all parts of one build share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -210,16 +210,17 @@ impl Session {
         self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// What came from elsewhere, for provenance: files of the web, repositories, contexts. A login in an address is not
-    /// told.
-    pub(crate) async fn materials(&self) -> Vec<Material> {
+    /// What came from elsewhere, for provenance: files of the web, repositories, the context, and those of the named ones
+    /// that were read. A login in an address is not told.
+    pub(crate) async fn materials(&self, named: &BTreeSet<String>) -> Vec<Material> {
         let downloads = self.downloads.lock().await;
         let material = |(url, (_, digest)): (&String, &(Downloaded, Digest))| {
             let uri = crate::attest::remote_address(url).unwrap_or_else(|| "an address".to_owned());
             let (algorithm, digest) = (digest.algorithm().name().to_owned(), digest.hex());
             Material { uri, algorithm, digest }
         };
-        let contexts = std::iter::once(&self.context).chain(self.named.values());
+        let read = named.iter().filter_map(|name| self.named.get(name));
+        let contexts = std::iter::once(&self.context).chain(read);
         let pins = contexts.filter_map(|context| context.pin.clone()).chain(self.repositories.pins());
         let pinned = pins.map(|pin| crate::attest::material(&pin));
         downloads.iter().map(material).chain(pinned).collect()

@@ -204,6 +204,8 @@ fn contexts_and_repositories_from_elsewhere_are_materials() {
     assert_eq!(used(&said), Value::Array(vec![tagged]));
     assert_eq!(complete(&said), true);
     let named = format!("src={url}");
+    let said = build(&context, "FROM scratch\nCOPY base.tar /\n", &["--build-context", &named]);
+    assert_eq!(used(&said), serde_json::json!([]), "what nobody read is no material");
     let said = build(&context, "FROM scratch\nCOPY --from=src f /f\n", &["--build-context", &named]);
     assert_eq!(used(&said)[0]["uri"], url);
     assert_eq!(used(&said)[0]["digest"]["sha1"], commit);

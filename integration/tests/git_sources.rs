@@ -164,8 +164,11 @@ fn a_large_repository_takes_less_than_64_megabytes_of_memory() {
         std::io::Read::read_exact(&mut noise, &mut bytes).unwrap();
         std::fs::write(repo.work().join(format!("f{number}")), bytes).unwrap();
     }
-    repo.git(&["config", "core.compression", "0"]);
-    repo.bare(&["config", "core.compression", "0"]);
+    // git would look for differences between the files, for minutes.
+    for (key, value) in [("core.compression", "0"), ("core.bigFileThreshold", "1m")] {
+        repo.git(&["config", key, value]);
+        repo.bare(&["config", key, value]);
+    }
     repo.commit();
     std::fs::remove_dir_all(repo.work()).unwrap();
     let server = GitServer::start(bench.directory.path(), None);

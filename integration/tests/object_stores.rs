@@ -69,12 +69,13 @@ impl Samples {
         built
     }
 
-    fn fails(&self, context: &str, variables: &[(&str, String)], words: &[&str]) {
+    fn fails(&self, context: &str, variables: &[(&str, String)], words: &[&str]) -> String {
         let built = build(&self.bench, context, variables);
         assert_eq!(built.output.status.code(), Some(1), "{context}: {}", built.log());
         for word in words {
             assert!(built.log().contains(word), "{context}: {word:?} is not in: {}", built.log());
         }
+        built.log()
     }
 
     fn directory(&self, name: &str) -> PathBuf {
@@ -101,6 +102,14 @@ fn an_archive_by_https() {
     samples.fails(&at(nginx.port, "nope.tar"), &trust, &["404", "there is no such file"]);
     samples.fails(&at(nginx.port, "page.html"), &trust, &["no tar archive", "<html>no archive"]);
     samples.fails(&at(nginx.port, "private/c.tar.gz"), &trust, &["401"]);
+    let (user, password) = Nginx::LOGIN;
+    let login = |password: &str| {
+        at(nginx.port, "private/c.tar.gz").replace("https://", &format!("https://{user}:{password}@"))
+    };
+    let log = samples.same(&login(password), &trust).log();
+    assert!(!log.contains(password), "{log}");
+    let wrong = samples.fails(&login("wr0ng"), &trust, &["401", "a login or a signature"]);
+    assert!(!wrong.contains("wr0ng"), "{wrong}");
     samples.fails(&at(nginx.port, "c.tar.gz"), &[], &["certificate"]);
 }
 
@@ -269,6 +278,16 @@ fn a_blob_of_azure() {
         &with(azurite.port, "not base64!"),
         &["AZURE_STORAGE_ACCESS_KEY is no base64"],
     );
+    // A shared access signature, in the URL and in a variable.
+    let place = [good[0].clone()];
+    let signature = Azurite::signature();
+    let log = samples.same(&format!("{}?{signature}", url("c.tar.gz")), &place).log();
+    assert!(!log.contains("sig="), "{log}");
+    let named = |signature: &str| [good[0].clone(), ("AZURE_STORAGE_SAS_TOKEN", signature.to_owned())];
+    samples.same(&url("c.tar.gz"), &named(&signature));
+    let wrong = signature.replace("sig=", "sig=AAAA");
+    let log = samples.fails(&url("c.tar.gz"), &named(&wrong), &["403", "the shared access signature"]);
+    assert!(!log.contains("sig="), "{log}");
 }
 
 /// How many bytes; `make test-all` moves 2 GB.

@@ -331,6 +331,23 @@ fn a_token_server_gives_tokens_for_what_is_done_and_no_more() {
 }
 
 #[test]
+fn a_plan_is_printed_before_the_build_where_the_variable_asks_for_it() {
+    let (work, registry) = (once(), Registry::start());
+    work.bench.file("f", "1");
+    let flags = ["-d", &format!("{}/app:1", registry.host)];
+    let printed = |value: &str| {
+        let output = work.command(SMALL, &flags).env("KANIKO_PRINT_PLAN", value).output().unwrap();
+        assert!(output.status.success() && text(&output).contains("Pushed"), "{}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let planned = work.command(SMALL, &[&flags[..], &["--dryrun"]].concat()).output().unwrap();
+    let plan = String::from_utf8_lossy(&planned.stdout).into_owned();
+    assert!(plan.contains("COPY f /f"), "{plan}");
+    assert_eq!(printed("true"), plan);
+    assert_eq!(printed("false"), "");
+}
+
+#[test]
 fn versions_and_completions_are_printed_under_both_names() {
     let work = once();
     let link = work.path("executor");

@@ -169,6 +169,18 @@ impl Azurite {
         Self { _running: Running::start(&mut command, port), port }
     }
 
+    /// A shared access signature of the account that may read everything for an hour, as a query.
+    pub fn signature() -> String {
+        let script = "import sys, hmac, hashlib, base64, urllib.parse, datetime\n\
+            account, key = sys.argv[1:]\n\
+            end = (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)).strftime('%Y-%m-%dT%H:%M:%SZ')\n\
+            fields = {'sv': '2021-08-06', 'ss': 'b', 'srt': 'sco', 'sp': 'rl', 'se': end, 'spr': 'https,http'}\n\
+            text = '\\n'.join([account, 'rl', 'b', 'sco', '', end, '', 'https,http', '2021-08-06', '', ''])\n\
+            fields['sig'] = base64.b64encode(hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()).decode()\n\
+            print(urllib.parse.urlencode(fields))\n";
+        crate::work::ok("python3", &["-c", script, Self::ACCOUNT, Self::KEY]).trim().to_owned()
+    }
+
     /// The address that stands in for `https://ACCOUNT.blob.core.windows.net`.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}/{}", self.port, Self::ACCOUNT)

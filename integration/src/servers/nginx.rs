@@ -15,6 +15,9 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// Who may read what is private, and the password.
+    pub const LOGIN: (&'static str, &'static str) = ("me", "hunter2");
+
     /// Starts one before the server `upstream` (a host and port) that takes no request with more than `most` bytes, and
     /// has no TLS; its own files go to `directory`.
     pub fn before(directory: &Path, upstream: &str, most: usize) -> Self {
@@ -30,8 +33,8 @@ impl Nginx {
         }
     }
 
-    /// Starts one that serves `root`; its own files go to `directory`. What is below `/private/` wants a login that
-    /// nobody has.
+    /// Starts one that serves `root`; its own files go to `directory`. What is below `/private/` wants
+    /// [`Nginx::LOGIN`].
     pub fn start(directory: &Path, root: &Path) -> Self {
         let authority = kiln_testkit::TestAuthority::new();
         let write = |name: &str, text: &str| {
@@ -42,12 +45,12 @@ impl Nginx {
         let ca = write("ca.pem", &authority.ca);
         let (certificate, key) = authority.server_pem();
         let (certificate, key) = (write("server.pem", certificate), write("key.pem", key));
-        write("nobody", "");
+        write("users", &format!("{}:{{PLAIN}}{}\n", Self::LOGIN.0, Self::LOGIN.1));
         let port = free_port();
         let place = directory.display();
         let server = format!(
             "listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; root {};\n\
-             location /private/ {{ auth_basic x; auth_basic_user_file {place}/nobody; }}",
+             location /private/ {{ auth_basic x; auth_basic_user_file {place}/users; }}",
             certificate.display(),
             key.display(),
             root.display(),
