@@ -86,8 +86,11 @@ fn probe_rung(scratch: &Path, rung: Rung) -> Result<Enclosure, Refusal> {
     for &(users, pids) in ways {
         match try_way(scratch, Enclosure { rung, users, pids }) {
             Ok(enclosure) => return Ok(enclosure),
-            // Without a user namespace, only a privileged pod gets anywhere: its refusal tells little.
-            Err(new) if refusal.is_none() || (users, pids) == (namespaced, false) => refusal = Some(new),
+            // Without a user namespace, only a privileged pod can mount: that refusal tells little. A chroot needs but one
+            // capability, which pods have by default.
+            Err(new) if refusal.is_none() || (rung.mounts() && (users, pids) == (namespaced, false)) => {
+                refusal = Some(new);
+            }
             Err(_) => {}
         }
     }

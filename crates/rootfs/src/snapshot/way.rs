@@ -91,7 +91,7 @@ fn move_all(
         match renameat_with(from, name.as_slice(), to, name.as_slice(), RenameFlags::NOREPLACE) {
             Ok(()) => moved.push(pair),
             // A mount below it could not be moved by itself: only with a directory.
-            Err(Errno::EXIST) if holds_directories_only(open_dir(to, &name)?)? => {
+            Err(Errno::EXIST) if holds_directories_only(&open_dir(to, &name)?)? => {
                 remove_all(to, &name)?;
                 renameat_with(from, name.as_slice(), to, name.as_slice(), RenameFlags::NOREPLACE)?;
                 moved.push(pair);
@@ -107,10 +107,10 @@ fn move_all(
 }
 
 /// Whether a directory holds nothing but directories, as those that only lead to a mount do.
-fn holds_directories_only(dir: OwnedFd) -> io::Result<bool> {
-    for name in names(open_dir(&dir, b".")?)? {
-        let is_dir = look(&dir, &name)?.is_some_and(|meta| meta.is_dir());
-        if !is_dir || !holds_directories_only(open_dir(&dir, &name)?)? {
+fn holds_directories_only(dir: &OwnedFd) -> io::Result<bool> {
+    for name in names(open_dir(dir, b".")?)? {
+        let is_dir = look(dir, &name)?.is_some_and(|meta| meta.is_dir());
+        if !is_dir || !holds_directories_only(&open_dir(dir, &name)?)? {
             return Ok(false);
         }
     }
@@ -152,6 +152,8 @@ pub(crate) fn follow(ignore: &mut IgnorePaths, moved: &[Moved]) {
     for Moved { from, to } in moved {
         let new: Vec<TreePath> =
             ignore.paths().iter().filter_map(|path| Some(to.join_path(&path.strip(from)?))).collect();
-        new.into_iter().for_each(|path| ignore.add(path));
+        for path in new {
+            ignore.add(path);
+        }
     }
 }
