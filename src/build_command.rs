@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kiln_executor::{Built, Event, Forecast, Observer, StepNews, build};
+use kiln_executor::{Built, Event, Forecast, StepNews, build};
 use kiln_sandbox::Cancel;
 
 use crate::cli::executor::ExecutorFlags;
@@ -40,20 +40,11 @@ fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress
     let on = Arc::new(move |event| tell(&bars, event));
     let result = runtime.block_on(async {
         listen(&cancel);
-        if environment.switch("KANIKO_PRINT_PLAN") == Some(true) && !request.dry_run {
-            let (mut asked, on) = (request.clone(), Arc::clone(&on) as Observer);
-            asked.dry_run = true;
-            // Keys by content, as with --dryrun.
-            asked.plan.content_keys = true;
-            if let Built::Plans(plans) = build(asked, registry.clone(), on, cancel.clone()).await? {
-                print(&plans, flags);
-            }
-        }
         build(request, registry, on, cancel.clone()).await
     });
     match result {
         Ok(Built::Plans(plans)) => {
-            print(&plans, flags);
+            print(&plans, &flags.cache.dryrun);
             Ok(Outcome::Done)
         }
         Ok(Built::Product(product)) => {
@@ -79,13 +70,9 @@ pub(crate) fn without_secrets(url: &str) -> String {
 }
 
 /// Several platforms: a tree or a line of JSON for each, in their order.
-fn print(plans: &[Forecast], flags: &ExecutorFlags) {
+fn print(plans: &[Forecast], form: &str) {
     for plan in plans {
-        show::out(&if flags.cache.dryrun == "json" {
-            crate::plan_text::json(plan)
-        } else {
-            crate::plan_text::tree(plan)
-        });
+        show::out(&if form == "json" { crate::plan_text::json(plan) } else { crate::plan_text::tree(plan) });
     }
 }
 
@@ -160,6 +147,7 @@ fn tell(progress: &Progress, event: Event) {
             tracing::info!("Found {digest} in local cache ({image})");
         }
         Event::Base { image, digest, .. } => tracing::info!("base image {image} is {digest}"),
+        Event::Plans(plans) => print(&plans, "tree"),
         Event::Stage { name } => tracing::info!("building stage {name}"),
         Event::Step { stage, number, of, text, what } => match what {
             StepNews::Cached { origin } => {

@@ -44,6 +44,7 @@ pub(crate) fn request(environment: &Environment, flags: &ExecutorFlags) -> Resul
         secrets: secrets(environment, flags)?,
         ssh: ssh(environment, flags)?,
         dry_run: flags.cache.dryrun != "false",
+        print_plan: environment.switch("KANIKO_PRINT_PLAN") == Some(true),
         now,
     })
 }
@@ -101,7 +102,8 @@ fn plan(
     request.labels = flags.label.iter().cloned().collect();
     request.named_contexts = images;
     // With several platforms, keys also tell which steps they have in common.
-    request.content_keys = flags.cache.cache || flags.cache.dryrun != "false" || platforms.len() > 1;
+    let printed = flags.cache.dryrun != "false" || environment.switch("KANIKO_PRINT_PLAN") == Some(true);
+    request.content_keys = flags.cache.cache || printed || platforms.len() > 1;
     let level = layers.level.map_or_else(String::new, |level| level.to_string());
     let mut ignored = layers.ignored.clone();
     ignored.sort();

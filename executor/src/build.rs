@@ -292,6 +292,13 @@ async fn work(
             session.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
         }
     }
+    if dry_run || session.request.print_plan {
+        let plans = forecasts(session, file, dry_run).await?;
+        if dry_run {
+            return Ok(Built::Plans(plans));
+        }
+        session.tell(Event::Plans(plans));
+    }
     let mut known = Known::default();
     loop {
         let built = all_platforms(session, file, &mut known, began).await;
@@ -307,16 +314,9 @@ async fn all_platforms(
     known: &mut Known,
     began: Instant,
 ) -> Result<Built, BuildError> {
-    let dry_run = session.request.dry_run;
-    let (mut plans, mut images) = (Vec::new(), Vec::new());
+    let mut images = Vec::new();
     for number in 0..session.request.platforms.len() {
-        match one_platform(session, file, number, known, dry_run).await? {
-            Platformed::Plan(plan) => plans.push(*plan),
-            Platformed::Image(image) => images.push(*image),
-        }
-    }
-    if dry_run {
-        return Ok(Built::Plans(plans));
+        images.push(one_platform(session, file, number, known).await?);
     }
     let made = Made {
         used: &known.images,
@@ -329,9 +329,23 @@ async fn all_platforms(
     deliver(session, Product::new(images, attestations)).await
 }
 
-enum Platformed {
-    Plan(Box<Forecast>),
-    Image(Box<Image>),
+/// The plans for all platforms, as they are now. If nothing else will, they tell what the planner warns of.
+async fn forecasts(
+    session: &Arc<Session>,
+    file: &Dockerfile,
+    warn: bool,
+) -> Result<Vec<Forecast>, BuildError> {
+    let (mut known, mut forecasts) = (Known::default(), Vec::new());
+    for (number, platform) in session.request.platforms.iter().enumerate() {
+        let mut request = session.request.plan.clone();
+        request.platform.clone_from(platform);
+        let plan = known.plan(session, file, &request).await?;
+        for warning in plan.warnings.iter().filter(|_| warn && number == 0) {
+            session.tell(Event::Warning(warning.clone()));
+        }
+        forecasts.push(forecast(session, file, plan, &known.images, platform).await);
+    }
+    Ok(forecasts)
 }
 
 /// Builds for the platform with this number.
@@ -340,18 +354,13 @@ async fn one_platform(
     file: &Dockerfile,
     number: usize,
     known: &mut Known,
-    dry_run: bool,
-) -> Result<Platformed, BuildError> {
+) -> Result<Image, BuildError> {
     let mut request = session.request.plan.clone();
     request.platform.clone_from(&session.request.platforms[number]);
     let plan = known.plan(session, file, &request).await?;
     let first = known.is_first(&request.platform);
     for warning in plan.warnings.iter().filter(|_| number == 0 && first) {
         session.tell(Event::Warning(warning.clone()));
-    }
-    if dry_run {
-        let forecast = forecast(session, file, plan, &known.images, &request.platform).await;
-        return Ok(Platformed::Plan(Box::new(forecast)));
     }
     crate::foreign::check(session, &plan)?;
     known.networked |= !is_hermetic(&plan);
@@ -385,7 +394,7 @@ async fn one_platform(
     }
     // A stage for the machine that builds runs once for all platforms.
     course.known.take_made(session);
-    Ok(Platformed::Image(Box::new(image)))
+    Ok(image)
 }
 
 fn image(

@@ -23,6 +23,8 @@ pub enum Event {
         /// Whether all its layers are on this machine.
         local: bool,
     },
+    /// What is planned for each platform, where that was asked for.
+    Plans(Vec<crate::Forecast>),
     /// A stage begins.
     Stage {
         /// Its name or number.

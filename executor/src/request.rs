@@ -41,6 +41,8 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, PathBuf>,
     /// Print the plan and build nothing.
     pub dry_run: bool,
+    /// Tell the plan ([`crate::Event::Plans`]), then build.
+    pub print_plan: bool,
     /// The time now, seconds since 1970.
     pub now: i64,
 }

@@ -290,6 +290,61 @@ fn a_blob_of_azure() {
     assert!(!log.contains("sig="), "{log}");
 }
 
+#[test]
+fn named_contexts_are_of_every_kind() {
+    let samples = Samples::new(1000, &["c.tar.gz"]);
+    let archive = samples.path("c.tar.gz");
+    let nginx = Nginx::start(&samples.directory("nginx"), &samples.files);
+    let s3 = S3rver::start(&samples.directory("s3"));
+    s3.put("c.tar.gz", &archive);
+    let google = FakeGcs::start();
+    google.put("c.tar.gz", &archive);
+    let azurite = Azurite::start(&samples.directory("azurite"));
+    azurite.put("c.tar.gz", &archive);
+    let source = samples.bench.directory.path().join("source").display().to_string();
+    let dockerfile = samples.bench.directory.path().join("Named");
+    std::fs::write(&dockerfile, "FROM scratch\nCOPY --from=src . /x/\n").unwrap();
+    let digest = |place: &str| {
+        let layout = samples.directory(&format!("named-{}", place.replace(['/', ':'], "-")));
+        let output = Command::new(kiln())
+            .args([
+                "executor",
+                "--no-push",
+                "--reproducible",
+                "--build-context",
+                &format!("src={place}"),
+                "-f",
+            ])
+            .arg(&dockerfile)
+            .arg("-c")
+            .arg(samples.directory("empty"))
+            .arg("--oci-layout-path")
+            .arg(&layout)
+            .arg("--scratch-dir")
+            .arg(samples.directory("scratch"))
+            .env("SSL_CERT_FILE", &nginx.ca)
+            .env("S3_ENDPOINT", format!("http://127.0.0.1:{}", s3.port))
+            .envs([("AWS_ACCESS_KEY_ID", S3rver::KEY), ("AWS_SECRET_ACCESS_KEY", S3rver::KEY)])
+            .env("STORAGE_EMULATOR_HOST", format!("127.0.0.1:{}", google.port))
+            .env("AZURE_STORAGE_SERVICE_ENDPOINT", azurite.endpoint())
+            .env("AZURE_STORAGE_ACCESS_KEY", Azurite::KEY)
+            .output()
+            .unwrap();
+        Built { output, layout }.succeeded().digest()
+    };
+    let expected = digest(&source);
+    for place in [
+        format!("dir://{source}"),
+        format!("tar://{}", archive.display()),
+        format!("https://127.0.0.1:{}/c.tar.gz", nginx.port),
+        "s3://contexts/c.tar.gz".to_owned(),
+        "gs://contexts/c.tar.gz".to_owned(),
+        format!("https://{}.blob.core.windows.net/contexts/c.tar.gz", Azurite::ACCOUNT),
+    ] {
+        assert_eq!(digest(&place), expected, "{place}");
+    }
+}
+
 /// How many bytes; `make test-all` moves 2 GB.
 fn large() -> u64 {
     std::env::var("KILN_CONTEXT_BYTES")

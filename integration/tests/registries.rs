@@ -345,6 +345,13 @@ fn a_plan_is_printed_before_the_build_where_the_variable_asks_for_it() {
     assert!(plan.contains("COPY f /f"), "{plan}");
     assert_eq!(printed("true"), plan);
     assert_eq!(printed("false"), "");
+    // What can be read once only is read once.
+    let archive = work.text_path("c.tar");
+    kiln_integration::work::ok("tar", &["-cf", &archive, "-C", work.bench.context().to_str().unwrap(), "f"]);
+    let mut command = work.command(SMALL, &["-c", "tar://stdin", "--no-push"]);
+    command.env("KANIKO_PRINT_PLAN", "1").stdin(std::fs::File::open(&archive).unwrap());
+    let output = command.output().unwrap();
+    assert!(output.status.success() && text(&output).contains("1 to run"), "{}", text(&output));
 }
 
 #[test]

@@ -20,6 +20,8 @@ use super::line::Line;
 
 /// How long a server may take to greet us.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// A server that sends no byte for this long counts as gone: git's own sends something every five seconds.
+const STALL: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Where keys are: ours and the servers'.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -288,7 +290,13 @@ impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.left.is_empty() {
             self.progress.check()?;
-            match self.runtime.block_on(self.receiver.recv()) {
+            let receiver = &mut self.receiver;
+            let next = async move { tokio::time::timeout(STALL, receiver.recv()).await };
+            let Ok(next) = self.runtime.block_on(next) else {
+                let why = format!("the SSH server sent nothing for {} s", STALL.as_secs());
+                return Err(self.line.broke(why));
+            };
+            match next {
                 None if self.ended.load(Ordering::Acquire) => return Ok(0),
                 None => return Err(self.line.broke("the SSH connection broke".to_owned())),
                 Some(data) => self.left = data,
