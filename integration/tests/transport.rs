@@ -140,6 +140,46 @@ fn a_fault_of_a_push_leaves_nothing_half_under_the_tag() {
 }
 
 #[test]
+fn a_blob_that_lies_with_another_host_is_fetched_there_without_the_login() {
+    let (registry, work) = (Registry::with_login(), Work::new(&["--reproducible"]));
+    let proxy = Faulty::start(&registry.host);
+    let login = registry.config_json();
+    let both = login
+        .replace("{\"auths\":{", &format!("{{\"auths\":{{{},", entry(&login, &registry.host, &proxy.host)));
+    work.file("docker/config.json", &both);
+    work.bench.file("f", "1");
+    let layout = work.text_path("layout");
+    work.builds(SMALL, &["-d", &format!("{}/base:1", registry.host), "--oci-layout-path", &layout]);
+    let blob = |digest: &str| {
+        let path = work.path("layout/blobs/sha256").join(digest.trim_start_matches("sha256:"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    let listed: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(work.path("layout/index.json")).unwrap()).unwrap();
+    let manifest: serde_json::Value =
+        serde_json::from_str(&blob(listed["manifests"][0]["digest"].as_str().unwrap())).unwrap();
+    let digest = manifest["config"]["digest"].as_str().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let elsewhere = runtime.block_on(kiln_testkit::StandIn::start());
+    elsewhere.answer("GET", "/storage/config", 200, blob(digest));
+    proxy.on(
+        "GET",
+        &format!("/blobs/{digest}"),
+        Wrong::Elsewhere(format!("{}/storage/config?x=y", elsewhere.url())),
+    );
+    work.builds(&format!("FROM {}/base:1\nCOPY f /g\n", proxy.host), &["--no-push"]);
+    let asked = elsewhere.asked();
+    assert_eq!((asked.len(), asked[0].header("authorization")), (1, ""), "{asked:?}");
+    assert!(proxy.is_done());
+}
+
+/// A line of a config.json for `new`, with the login that the file has for `old`.
+fn entry(config: &str, old: &str, new: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(config).unwrap();
+    format!("\"{new}\":{}", value["auths"][old])
+}
+
+#[test]
 fn what_a_proxy_finds_too_large_is_sent_in_smaller_requests() {
     let (registry, work) = (Registry::start(), Work::new(&[]));
     work.bench.file("f", &noise(3_000_000));

@@ -77,10 +77,10 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// A transfer that broke: a certificate that is not trusted won't be next time either.
+    /// A transfer that broke.
     fn broke(&self, error: reqwest::Error) -> io::Error {
         let why = crate::remote::said(&error.without_url());
-        if why.contains("certificate") { self.line.refused(why) } else { self.line.broke(why) }
+        if crate::remote::is_lasting(&why) { self.line.refused(why) } else { self.line.broke(why) }
     }
 
     fn send(&self, request: RequestBuilder) -> io::Result<Response> {

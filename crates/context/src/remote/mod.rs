@@ -106,6 +106,11 @@ pub(crate) fn said(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whether a request that failed so will fail so again: a certificate that nobody trusts, a redirect that is not followed.
+pub(crate) fn is_lasting(why: &str) -> bool {
+    why.contains("certificate") || why.contains("it redirects")
+}
+
 /// What a refusal means, from its status and the beginning of its body.
 fn refusal(requests: &dyn Requests, status: StatusCode, body: &str) -> String {
     let json: Value = serde_json::from_str(body).unwrap_or_default();

@@ -12,7 +12,7 @@ use reqwest::{Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::{Requests, refusal, said};
+use super::{Requests, is_lasting, refusal, said};
 use crate::git::Progress;
 use crate::{Access, Event};
 
@@ -209,8 +209,7 @@ pub(super) async fn pause(
     why: &str,
     attempt: u32,
 ) -> Result<(), String> {
-    // A server that is not trusted won't be trusted next time either.
-    if why.contains("certificate") {
+    if is_lasting(why) {
         return Err(why.to_owned());
     }
     if attempt >= TRIES || (access.cancelled)() {
