@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_registry::{
-    BuiltinHelper, ConfigFile, CredentialOptions, Credentials, Event, Insecure, Mirrors, Proxies, Registry,
-    RegistryOptions, RetryPolicy, TlsOptions,
+    BuiltinHelper, ConfigFile, CredentialOptions, Credentials, Event, Insecure, Mirrors, Proxies, Ranges,
+    Registry, RegistryOptions, RetryPolicy, TlsOptions,
 };
 
 use crate::cli::registry::{PushOnlyFlags, RegistryFlags};
@@ -69,6 +69,7 @@ pub(crate) fn registry(
             no_proxy: either(environment, "NO_PROXY", "no_proxy"),
         },
         max_concurrency: flags.max_concurrency.max(1),
+        ranges: Ranges::default(),
         http2: environment.switch("FF_KANIKO_DISABLE_HTTP2") != Some(true),
         chunk_size: direction.chunk_size,
         observer: Some(Arc::new(move |event| tell(&progress, event))),

@@ -37,6 +37,18 @@ impl Answer {
         self.headers().get(name)?.to_str().ok()
     }
 
+    /// The first and the last byte that a partial answer holds, as it says.
+    pub(crate) fn range(&self) -> Option<(u64, u64)> {
+        let range = self.header("content-range")?.trim().strip_prefix("bytes")?.trim();
+        let (first, last) = range.split('/').next()?.split_once('-')?;
+        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+    }
+
+    /// The failure of a sink that didn't take this answer's bytes.
+    pub(crate) fn not_written(&self, source: std::io::Error) -> Failure {
+        Failure::never(RegistryError::Write { at: Box::new(self.at.clone()), source })
+    }
+
     /// An error of this answer that says `what` is wrong with it.
     pub(crate) fn protocol(&self, what: impl Into<String>) -> RegistryError {
         RegistryError::Protocol { at: Box::new(self.at.clone()), what: what.into() }

@@ -23,6 +23,24 @@ pub trait BlobSink: Send {
     fn restart(&mut self) -> io::Result<bool> {
         Ok(false)
     }
+
+    /// The sink as one that can be given bytes out of order, if it can: then a large blob that comes slowly is fetched in
+    /// pieces, over several connections.
+    fn ahead(&mut self) -> Option<&mut dyn Ahead> {
+        None
+    }
+}
+
+/// A [`BlobSink`] that can be given bytes ahead of those that it has. They count for nothing until they are taken in.
+pub trait Ahead {
+    /// Puts `bytes` at `offset`, which lies behind all that was written or taken in.
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Takes what was put up to byte `end`, without a gap from what the sink has, as if it had been written.
+    fn take_in(&mut self, end: u64) -> io::Result<()>;
+
+    /// Forgets what was put and not taken in.
+    fn forget(&mut self) -> io::Result<()>;
 }
 
 impl BlobSink for Vec<u8> {

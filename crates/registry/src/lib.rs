@@ -18,6 +18,7 @@ mod event;
 mod fetch;
 mod manifest;
 mod options;
+mod parts;
 mod pull;
 mod push;
 mod registry;
@@ -29,7 +30,7 @@ mod transport;
 mod upload;
 mod web;
 
-pub use blob::{BlobSink, BlobSource, FileSource};
+pub use blob::{Ahead, BlobSink, BlobSource, FileSource};
 pub use credentials::{
     BuiltinHelper, Clock, ConfigFile, CredentialError, CredentialOptions, Credentials, Environment, Login,
     LoginSecret, config_files, forget_login, login_file, save_login,
@@ -37,6 +38,6 @@ pub use credentials::{
 pub use error::{Attempt, RegistryError};
 pub use event::Event;
 pub use manifest::{RawManifest, Resolved};
-pub use options::{Insecure, Mirrors, Observer, Proxies, RegistryOptions, RetryPolicy, TlsOptions};
+pub use options::{Insecure, Mirrors, Observer, Proxies, Ranges, RegistryOptions, RetryPolicy, TlsOptions};
 pub use push::Pushed;
 pub use registry::Registry;

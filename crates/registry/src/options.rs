@@ -30,6 +30,8 @@ pub struct RegistryOptions {
     pub proxies: Proxies,
     /// How many requests one registry sees from us at a time.
     pub max_concurrency: usize,
+    /// When a blob is fetched in pieces.
+    pub ranges: Ranges,
     /// Whether HTTP/2 may be spoken (`FF_KANIKO_DISABLE_HTTP2` turns it off).
     pub http2: bool,
     /// Uploads go in pieces of this many bytes. `None` sends a blob in one request until the registry says that it is
@@ -127,6 +129,25 @@ impl Default for RetryPolicy {
     }
 }
 
+/// When a blob is fetched in pieces, over several connections: where it is large, and one stream comes slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// So many bytes must be left of it.
+    pub least: u64,
+    /// The size of a piece, in bytes.
+    pub piece: u64,
+    /// How long one stream is watched before it is called slow.
+    pub patience: Duration,
+    /// It is slow below so many bytes a second.
+    pub fast: u64,
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Self { least: 32 << 20, piece: 8 << 20, patience: Duration::from_millis(500), fast: 100_000_000 }
+    }
+}
+
 /// The proxies to go through. Loopback addresses are always spoken to directly.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
@@ -160,6 +181,7 @@ impl Default for RegistryOptions {
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
             proxies: Proxies::default(),
             max_concurrency: 6,
+            ranges: Ranges::default(),
             http2: true,
             chunk_size: None,
             observer: None,
@@ -178,6 +200,7 @@ impl fmt::Debug for RegistryOptions {
             .field("user_agent", &self.user_agent)
             .field("proxies", &self.proxies)
             .field("max_concurrency", &self.max_concurrency)
+            .field("ranges", &self.ranges)
             .field("http2", &self.http2)
             .field("chunk_size", &self.chunk_size)
             .finish_non_exhaustive()

@@ -8,6 +8,7 @@ use oci_client::RegistryOperation;
 
 use crate::answer::Answer;
 use crate::blob::BlobSink;
+use crate::parts::Pace;
 use crate::registry::{Registry, scope};
 use crate::retry::Failure;
 use crate::route::Place;
@@ -15,7 +16,7 @@ use crate::transport::{Ask, To};
 use crate::{Event, RegistryError};
 
 /// Progress of this many bytes makes earlier failures forgotten.
-const PROGRESS: u64 = 1 << 20;
+pub(crate) const PROGRESS: u64 = 1 << 20;
 
 /// Who works out the digest of what came.
 enum Hashing {
@@ -36,12 +37,21 @@ impl Hashing {
 }
 
 /// How far a download has come.
-struct Download<'a> {
-    descriptor: &'a Descriptor,
-    sink: &'a mut dyn BlobSink,
-    position: u64,
+pub(crate) struct Download<'a> {
+    pub(crate) descriptor: &'a Descriptor,
+    pub(crate) sink: &'a mut dyn BlobSink,
+    pub(crate) position: u64,
     /// Hashes what came.
     hashing: Hashing,
+    /// Pieces were tried, and didn't do.
+    pub(crate) one_stream: bool,
+}
+
+/// How a stream ended that didn't fail.
+enum Ended {
+    Whole,
+    /// It came slowly, and the rest may come faster in pieces.
+    Slow,
 }
 
 impl Registry {
@@ -62,7 +72,7 @@ impl Registry {
             0 => Hashing::new(&descriptor.digest, sink),
             _ => Hashing::Nobody,
         };
-        let mut download = Download { descriptor, sink, position: offset, hashing };
+        let mut download = Download { descriptor, sink, position: offset, hashing, one_stream: false };
         let mut walk = self.walk(repository);
         while let Some((place, allowed)) = walk.next() {
             match self.pull_from(&place, allowed, &mut download).await {
@@ -110,7 +120,8 @@ impl Registry {
         let mut mark = download.position;
         loop {
             match self.pull_once(place, download).await {
-                Ok(()) => return Ok(()),
+                Ok(Ended::Whole) => return Ok(()),
+                Ok(Ended::Slow) => download.one_stream = !self.pull_parts(place, allowed, download).await?,
                 Err(failure) => {
                     if download.position >= mark + PROGRESS {
                         tries.progressed();
@@ -122,7 +133,7 @@ impl Registry {
         }
     }
 
-    async fn pull_once(&self, place: &Place, download: &mut Download<'_>) -> Result<(), Failure> {
+    async fn pull_once(&self, place: &Place, download: &mut Download<'_>) -> Result<Ended, Failure> {
         let Descriptor { digest, size, .. } = download.descriptor;
         let known = *size > 0 || *digest == Digest::of(b"");
         let at = place.attempt("fetch", format!("{}/{}@{digest}", place.host, place.path));
@@ -137,6 +148,7 @@ impl Registry {
         }
         let mut answer = self.transport().send(place, ask).await?.success().await?;
         let mut skip = skipped(&answer, download.position)?;
+        let mut pace = Pace::new(self.transport().options.ranges, download.position);
         while let Some(chunk) = answer.chunk().await? {
             let behind = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
             skip -= behind as u64;
@@ -151,6 +163,9 @@ impl Registry {
             }
             download.take(news, &answer)?;
             self.transport().observe(Event::Received { digest: digest.clone(), bytes: found, of: *size });
+            if known && pace.is_slow(found) && self.may_split(download, &answer) {
+                return Ok(Ended::Slow);
+            }
         }
         if known && download.position < *size {
             let why = format!("the connection ended after {} of {size} bytes", download.position);
@@ -170,22 +185,24 @@ fn skipped(answer: &Answer, position: u64) -> Result<u64, Failure> {
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         return Ok(position);
     }
-    let range = answer.header("content-range").unwrap_or_default();
-    let start =
-        range.trim_start_matches("bytes").trim().split('-').next().and_then(|text| text.parse::<u64>().ok());
-    match start {
-        Some(start) if start <= position => Ok(position - start),
-        _ => Err(Failure::never(
-            answer.protocol(format!("asked for bytes from {position} on, it sent {range:?}")),
-        )),
+    match answer.range() {
+        Some((start, _)) if start <= position => Ok(position - start),
+        _ => {
+            let range = answer.header("content-range").unwrap_or_default();
+            let what = format!("asked for bytes from {position} on, it sent {range:?}");
+            Err(Failure::never(answer.protocol(what)))
+        }
     }
 }
 
 impl Download<'_> {
-    fn take(&mut self, bytes: &[u8], answer: &Answer) -> Result<(), Failure> {
-        self.sink.write(bytes).map_err(|source| {
-            Failure::never(RegistryError::Write { at: Box::new(answer.at.clone()), source })
-        })?;
+    /// Whether each byte must pass here, because the sink doesn't work out the digest.
+    pub(crate) fn is_hashed_here(&self) -> bool {
+        matches!(self.hashing, Hashing::Ours(_))
+    }
+
+    pub(crate) fn take(&mut self, bytes: &[u8], answer: &Answer) -> Result<(), Failure> {
+        self.sink.write(bytes).map_err(|source| answer.not_written(source))?;
         if let Hashing::Ours(hasher) = &mut self.hashing {
             hasher.update(bytes);
         }
@@ -193,16 +210,16 @@ impl Download<'_> {
         Ok(())
     }
 
-    fn finish(&mut self, at: crate::Attempt) -> Result<(), Failure> {
+    fn finish(&mut self, at: crate::Attempt) -> Result<Ended, Failure> {
         let expected = self.descriptor.digest.clone();
         let found = match &self.hashing {
-            Hashing::Nobody => return Ok(()),
+            Hashing::Nobody => return Ok(Ended::Whole),
             // A sink that can't say it any more has not verified anything.
             Hashing::Sink => self.sink.digest().unwrap_or_else(|| Digest::of(b"")),
             Hashing::Ours(hasher) => hasher.clone().finish(),
         };
         if found == expected {
-            return Ok(());
+            return Ok(Ended::Whole);
         }
         Err(Failure::never(RegistryError::Corrupt { at: Box::new(at), expected, found }))
     }

@@ -32,6 +32,9 @@ const MOST_REDIRECTS: usize = 10;
 /// A registry may take this many times longer to take in a blob than to give a sign of life.
 const COMMIT_PATIENCE: u32 = 5;
 
+/// The host, if it has certificates of its own, whether its certificate is checked, and whether HTTP/2 is spoken.
+type ClientKey = (Option<String>, bool, bool);
+
 /// `http` or `https`, once it is known.
 type Scheme = Arc<OnceCell<&'static str>>;
 
@@ -41,7 +44,7 @@ pub(crate) struct Transport {
     trust: Trust,
     /// For what is no registry: clouds' token services.
     pub(crate) plain: Client,
-    clients: Mutex<HashMap<(Option<String>, bool), Client>>,
+    clients: Mutex<HashMap<ClientKey, Client>>,
     schemes: Mutex<HashMap<(String, Direction), Scheme>>,
     slots: Mutex<HashMap<String, Arc<Semaphore>>>,
     bearer: Bearer,
@@ -55,6 +58,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) payload: Payload,
     pub(crate) scopes: &'a BTreeSet<Scope>,
     pub(crate) at: &'a Attempt,
+    /// Over a connection that no other request uses meanwhile: HTTP/2 would share one.
+    pub(crate) apart: bool,
 }
 
 /// Where a request goes.
@@ -79,13 +84,18 @@ pub(crate) enum Payload {
 
 impl<'a> Ask<'a> {
     pub(crate) fn new(method: Method, to: To, scopes: &'a BTreeSet<Scope>, at: &'a Attempt) -> Self {
-        Self { method, to, headers: HeaderMap::new(), payload: Payload::Nothing, scopes, at }
+        Self { method, to, headers: HeaderMap::new(), payload: Payload::Nothing, scopes, at, apart: false }
     }
 
     pub(crate) fn header(mut self, name: http::HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(name, value);
         }
+        self
+    }
+
+    pub(crate) fn apart(mut self) -> Self {
+        self.apart = true;
         self
     }
 
@@ -103,7 +113,7 @@ impl Transport {
     pub(crate) fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         let trust = Trust::read(&options.tls)?;
         // So that an option which can't be used is known before anything is built.
-        let plain = build_client(&options, &trust, None, true)?;
+        let plain = build_client(&options, &trust, None, true, options.http2)?;
         Ok(Self {
             options,
             trust,
@@ -138,19 +148,25 @@ impl Transport {
         verify: bool,
         change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<Client, RegistryError> {
-        finish(change(client_builder(&self.options, &self.trust, host, verify)?))
+        let http2 = self.options.http2;
+        finish(change(client_builder(&self.options, &self.trust, host, verify, http2)?))
     }
 
     /// The HTTP client for `host`.
     pub(crate) fn client(&self, host: &str, direction: Direction) -> Result<Client, Failure> {
+        self.client_of(host, direction, self.options.http2)
+    }
+
+    fn client_of(&self, host: &str, direction: Direction, http2: bool) -> Result<Client, Failure> {
         let special = self.trust.is_special(host).then(|| host.to_owned());
         let verify = verifies(&self.options, host, direction);
-        if let Some(client) = lock(&self.clients).get(&(special.clone(), verify)) {
+        let key = (special, verify, http2);
+        if let Some(client) = lock(&self.clients).get(&key) {
             return Ok(client.clone());
         }
-        let client =
-            build_client(&self.options, &self.trust, special.as_deref(), verify).map_err(Failure::never)?;
-        lock(&self.clients).insert((special, verify), client.clone());
+        let client = build_client(&self.options, &self.trust, key.0.as_deref(), verify, http2);
+        let client = client.map_err(Failure::never)?;
+        lock(&self.clients).insert(key, client.clone());
         Ok(client)
     }
 
@@ -280,7 +296,8 @@ impl Transport {
     ) -> Result<reqwest::Response, Failure> {
         let mut payload = Some(payload);
         for _ in 0..=MOST_REDIRECTS {
-            let client = self.client(&authority(&url), place.direction)?;
+            let http2 = self.options.http2 && !ask.apart;
+            let client = self.client_of(&authority(&url), place.direction, http2)?;
             let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
             if let Some(header) = &authorization {
                 request = request.header(AUTHORIZATION, header.clone());
@@ -383,8 +400,9 @@ fn build_client(
     trust: &Trust,
     host: Option<&str>,
     verify: bool,
+    http2: bool,
 ) -> Result<Client, RegistryError> {
-    finish(client_builder(options, trust, host, verify)?)
+    finish(client_builder(options, trust, host, verify, http2)?)
 }
 
 fn finish(builder: reqwest::ClientBuilder) -> Result<Client, RegistryError> {
@@ -400,8 +418,9 @@ fn client_builder(
     trust: &Trust,
     host: Option<&str>,
     verify: bool,
+    http2: bool,
 ) -> Result<reqwest::ClientBuilder, RegistryError> {
-    let tls = trust.config(host, verify, options.http2)?;
+    let tls = trust.config(host, verify, http2)?;
     let mut builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(&options.user_agent)
@@ -411,7 +430,7 @@ fn client_builder(
         .tcp_keepalive(Duration::from_secs(30))
         .http2_adaptive_window(true)
         .no_proxy();
-    if !options.http2 {
+    if !http2 {
         builder = builder.http1_only();
     }
     for proxy in proxies(&options.proxies)? {

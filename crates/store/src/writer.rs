@@ -1,7 +1,8 @@
 //! Writing blobs: hashed on their way, put under their name only when whole.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use kiln_oci::{Algorithm, Digest, Hasher};
@@ -66,6 +67,7 @@ impl BlobWriter {
             }
             result => result.on("open", &path)?,
         };
+        file.set_len(beginning(&file).on("read", &path)?).on("truncate", &path)?;
         let mut hasher = Hasher::new(digest.algorithm());
         let position = hash_rest(&mut file, &mut hasher).on("read", &path)?;
         Ok(Self {
@@ -85,6 +87,38 @@ impl BlobWriter {
     /// The digest of what is written so far.
     pub fn digest(&self) -> Digest {
         self.hasher.clone().finish()
+    }
+
+    /// Writes `bytes` at `offset`, ahead of [`BlobWriter::position`]. They belong to the blob once they are taken in.
+    pub fn write_ahead(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.handle().write_all_at(bytes, offset)
+    }
+
+    /// Takes in what was written ahead up to byte `end`, without a gap from [`BlobWriter::position`].
+    pub fn take_in(&mut self, end: u64) -> io::Result<()> {
+        let mut buffer = vec![0; 128 << 10];
+        while self.position < end {
+            let most = usize::try_from(end - self.position).unwrap_or(usize::MAX).min(buffer.len());
+            let position = self.position;
+            self.handle().read_exact_at(&mut buffer[..most], position)?;
+            self.hasher.update(&buffer[..most]);
+            self.position += most as u64;
+        }
+        let position = self.position;
+        self.handle().seek(SeekFrom::Start(position)).map(|_| ())
+    }
+
+    /// Forgets what was written ahead and not taken in.
+    pub fn forget_ahead(&mut self) -> io::Result<()> {
+        let position = self.position;
+        self.handle().set_len(position)
+    }
+
+    fn handle(&mut self) -> &mut File {
+        match &mut self.target {
+            Target::Fresh(temporary) => temporary.as_file_mut(),
+            Target::Part { file, .. } => file,
+        }
     }
 
     /// Throws away what was written so far: the source can't go on where it ended.
@@ -161,6 +195,16 @@ pub(crate) fn digest_of_part(path: &Path) -> Option<Digest> {
     path.file_name()?.to_str()?.strip_suffix(".part")?.replacen('-', ":", 1).parse().ok()
 }
 
+/// Who was killed while it wrote ahead left gaps. How much there is before the first one, less the block in which the
+/// last byte before it may lie; where the file system can't tell, all that there is: the digest will.
+fn beginning(file: &File) -> io::Result<u64> {
+    const BLOCK: u64 = 1 << 20;
+    let length = file.metadata()?.len();
+    let gap = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(0)).unwrap_or(length);
+    (&*file).rewind()?;
+    Ok(if gap < length { gap.saturating_sub(1) / BLOCK * BLOCK } else { length })
+}
+
 fn hash_rest(file: &mut File, hasher: &mut Hasher) -> io::Result<u64> {
     let mut buffer = vec![0; 128 << 10];
     let mut seen = 0;
@@ -179,11 +223,7 @@ fn hash_rest(file: &mut File, hasher: &mut Hasher) -> io::Result<u64> {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = match &mut self.target {
-            Target::Fresh(temporary) => temporary.as_file_mut(),
-            Target::Part { file, .. } => file,
-        };
-        let written = file.write(bytes)?;
+        let written = self.handle().write(bytes)?;
         self.hasher.update(&bytes[..written]);
         self.position += written as u64;
         Ok(written)

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use kiln_oci::{Descriptor, Digest, Repository};
-use kiln_registry::{BlobSink, Registry, RegistryError};
+use kiln_registry::{Ahead, BlobSink, Registry, RegistryError};
 use kiln_store::{Blob, BlobWriter, ReadWrite, Resume, Store, StoreError};
 
 /// Why a blob could not be downloaded.
@@ -185,12 +185,8 @@ struct Sink<'a> {
 
 impl BlobSink for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Err(source) = self.writer.write_all(bytes) {
-            let kind = source.kind();
-            self.failed =
-                Some(StoreError::Io { action: "write", path: self.writer.path().to_owned(), source });
-            return Err(kind.into());
-        }
+        let written = self.writer.write_all(bytes);
+        self.noting(written)?;
         (self.on)(self.writer.position());
         Ok(())
     }
@@ -203,5 +199,39 @@ impl BlobSink for Sink<'_> {
         self.writer.restart()?;
         (self.on)(0);
         Ok(true)
+    }
+
+    fn ahead(&mut self) -> Option<&mut dyn Ahead> {
+        Some(self)
+    }
+}
+
+impl Ahead for Sink<'_> {
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let put = self.writer.write_ahead(offset, bytes);
+        self.noting(put)
+    }
+
+    fn take_in(&mut self, end: u64) -> io::Result<()> {
+        let taken = self.writer.take_in(end);
+        self.noting(taken)?;
+        (self.on)(self.writer.position());
+        Ok(())
+    }
+
+    fn forget(&mut self) -> io::Result<()> {
+        self.writer.forget_ahead()
+    }
+}
+
+impl Sink<'_> {
+    /// Keeps what the disk said: the registry's error would only say that it could not be written.
+    fn noting(&mut self, result: io::Result<()>) -> io::Result<()> {
+        result.map_err(|source| {
+            let kind = source.kind();
+            self.failed =
+                Some(StoreError::Io { action: "write", path: self.writer.path().to_owned(), source });
+            kind.into()
+        })
     }
 }

@@ -1,16 +1,17 @@
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kiln_cache::{
     ImageError, ImageEvent, ImageName, ImageOptions, Images, LayerSource, Origin, ResolvedImage,
 };
 use kiln_oci::{Digest, Platform, Reference};
+use kiln_registry::{Ranges, Registry, RegistryOptions};
 use kiln_store::{ArchiveWriter, Blobs, Durability, OciLayoutWriter, ReadOnly, ReadWrite, Store};
 use kiln_testkit::Fault;
 
-use crate::remote::{Remote, TestImage, amd64, arm64, client, image, noise};
+use crate::remote::{Remote, TestImage, amd64, arm64, client, image, noise, options};
 
 struct World {
     dir: tempfile::TempDir,
@@ -40,13 +41,17 @@ impl World {
 
     /// Everything that is looked up from here on starts with an empty scratch directory.
     fn images(&self, online: bool) -> Images {
+        self.images_by(online.then(client))
+    }
+
+    fn images_by(&self, registry: Option<Registry>) -> Images {
         let events = Arc::clone(&self.events);
         let scratch = self.dir.path().join("scratch");
         std::fs::remove_dir_all(&scratch).ok();
         let options = ImageOptions {
             volume: Some(Store::<ReadOnly>::open(&self.dir.path().join("volume")).unwrap()),
             scratch: Store::create(&scratch, Durability::Scratch).unwrap(),
-            registry: online.then(client),
+            registry,
             observer: Arc::new(move |event| events.lock().unwrap().push(event)),
         };
         Images::new(options, tokio::runtime::Handle::current())
@@ -244,6 +249,32 @@ async fn a_broken_download_goes_on_where_it_ended() {
     let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
     assert_eq!(read(&found.layers[1]).await.unwrap(), base.layers[1]);
     assert_eq!(world.remote.downloads(&digest), 3);
+}
+
+/// A client that takes every stream for a slow one, and fetches the rest in pieces of `bytes`.
+fn in_pieces(bytes: u64) -> Registry {
+    let ranges = Ranges { least: 2 * bytes, piece: bytes, patience: Duration::ZERO, fast: u64::MAX };
+    Registry::new(RegistryOptions { ranges, ..options() }).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_comes_in_pieces_is_the_same_to_who_reads_it_meanwhile() {
+    let world = World::new();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
+    world.remote.put("12", &base);
+    // The config, the beginning as one stream, and then pieces.
+    world.remote.on_blobs([Fault::Serve, Fault::Serve, Fault::CutAfter(100_000), Fault::Status(500)]);
+    let images = world.images_by(Some(in_pieces(500_000)));
+    let found = find(&images, &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+    let layer = found.layers[1].clone();
+    let read = move || {
+        let mut bytes = Vec::new();
+        layer.stream().and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
+    };
+    let bytes = tokio::task::spawn_blocking(read).await.unwrap().unwrap();
+    assert!(bytes == base.layers[1]);
+    let asked = world.remote.downloads(&base.layer(1).digest);
+    assert_eq!(asked, 1 + 7 + 2, "one stream, seven pieces, two of which broke once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

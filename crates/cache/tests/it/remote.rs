@@ -165,6 +165,10 @@ impl Remote {
 
 /// A client with short patience: three tries.
 pub(crate) fn client() -> Registry {
+    Registry::new(options()).unwrap()
+}
+
+pub(crate) fn options() -> RegistryOptions {
     let retries = RetryPolicy {
         pull: 2,
         push: 2,
@@ -172,5 +176,5 @@ pub(crate) fn client() -> Registry {
         longest: Duration::from_millis(5),
         stall: Duration::from_secs(5),
     };
-    Registry::new(RegistryOptions { retries, ..RegistryOptions::default() }).unwrap()
+    RegistryOptions { retries, ..RegistryOptions::default() }
 }

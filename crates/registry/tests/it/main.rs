@@ -6,6 +6,7 @@ mod auth;
 mod faults;
 mod fetch;
 mod mirrors;
+mod parts;
 mod proxies;
 mod pull;
 mod push;

@@ -251,3 +251,47 @@ fn a_scratch_blob_is_there_although_a_child_process_has_its_writers_lock() {
     held.lock().unwrap();
     assert!(store.blob(&digest).unwrap().is_some());
 }
+
+#[test]
+fn what_was_written_ahead_counts_once_it_is_taken_in() {
+    let _undisturbed = undisturbed();
+    let dir = tempfile::tempdir().unwrap();
+    let store = volume(dir.path());
+    let bytes = large();
+    let digest = Digest::of(&bytes);
+    let Resume::Partial(mut writer) = store.resume(&digest).unwrap() else { panic!("nothing is there") };
+    writer.write_all(&bytes[..1000]).unwrap();
+    writer.write_ahead(5000, &bytes[5000..7000]).unwrap();
+    writer.write_ahead(1000, &bytes[1000..5000]).unwrap();
+    assert_eq!(writer.digest(), Digest::of(&bytes[..1000]));
+    writer.take_in(6000).unwrap();
+    assert_eq!((writer.position(), writer.digest()), (6000, Digest::of(&bytes[..6000])));
+    writer.write_ahead(8_000_000, &bytes[8_000_000..]).unwrap();
+    writer.forget_ahead().unwrap();
+    writer.write_all(&bytes[6000..]).unwrap();
+    assert_eq!(writer.commit().unwrap(), digest);
+}
+
+#[test]
+fn a_download_that_was_killed_with_gaps_in_it_goes_on_before_the_first() {
+    let _undisturbed = undisturbed();
+    let dir = tempfile::tempdir().unwrap();
+    let store = volume(dir.path());
+    let bytes = large();
+    let digest = Digest::of(&bytes);
+    let begin = || match store.resume(&digest).unwrap() {
+        Resume::Partial(writer) => writer,
+        Resume::Present(_) => panic!("it is not there"),
+    };
+    let mut writer = begin();
+    writer.write_all(&bytes[..3_000_100]).unwrap();
+    // No mebibyte is whole behind this, and the last one is.
+    writer.write_ahead(8_000_000, &bytes[8_000_000..]).unwrap();
+    drop(writer);
+    let mut writer = begin();
+    let position = usize::try_from(writer.position()).unwrap();
+    assert!((1 << 20..=3_000_100).contains(&position), "{position}");
+    assert_eq!(writer.digest(), Digest::of(&bytes[..position]));
+    writer.write_all(&bytes[position..]).unwrap();
+    assert_eq!(writer.commit().unwrap(), digest);
+}

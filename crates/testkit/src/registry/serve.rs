@@ -380,14 +380,17 @@ fn blob(contents: &Contents, target: &Target, range: &str) -> Plain {
     let answer = Plain::new(200)
         .header("content-type", "application/octet-stream")
         .header("docker-content-digest", target.name.clone());
-    let start = range.strip_prefix("bytes=").and_then(|rest| rest.strip_suffix('-')?.parse::<usize>().ok());
-    match start {
+    let range = range.strip_prefix("bytes=").and_then(|rest| {
+        let (start, last) = rest.split_once('-')?;
+        let last = if last.is_empty() { usize::MAX } else { last.parse().ok()? };
+        Some((start.parse::<usize>().ok()?, last.min(bytes.len().saturating_sub(1))))
+    });
+    match range {
         None => answer.body(bytes),
-        Some(start) if start < bytes.len() => {
-            let mut answer =
-                answer.header("content-range", format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len()));
+        Some((start, last)) if start <= last => {
+            let mut answer = answer.header("content-range", format!("bytes {start}-{last}/{}", bytes.len()));
             answer.status = 206;
-            answer.body(bytes.slice(start..))
+            answer.body(bytes.slice(start..=last))
         }
         Some(_) => Plain::new(StatusCode::RANGE_NOT_SATISFIABLE.as_u16()),
     }
