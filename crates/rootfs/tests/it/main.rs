@@ -3,6 +3,7 @@
 
 mod exact;
 mod hostile;
+mod kinds;
 mod looks;
 mod round_trip;
 
