@@ -118,11 +118,18 @@ impl Bench {
 
     /// Builds `dockerfile`, whose stages can begin with `FROM base`.
     pub fn build(&self, dockerfile: &str, flags: &[&str]) -> Built {
+        let (mut command, layout) = self.command(dockerfile, flags);
+        Built { output: command.output().unwrap(), layout }
+    }
+
+    /// The command of such a build, and the layout that it writes.
+    pub fn command(&self, dockerfile: &str, flags: &[&str]) -> (Command, PathBuf) {
         let layout = tempfile::tempdir_in(self.directory.path()).unwrap().keep();
         let file = self.directory.path().join("Dockerfile");
         let text = format!("FROM scratch AS base\nADD base.tar /\nENV PATH=/bin\n{dockerfile}");
         std::fs::write(&file, text).unwrap();
-        let output = Command::new(kiln())
+        let mut command = Command::new(kiln());
+        command
             .arg("executor")
             .arg("--context")
             .arg(self.context())
@@ -133,10 +140,8 @@ impl Bench {
             .arg("--oci-layout-path")
             .arg(&layout)
             .args(["--no-push", "--reproducible"])
-            .args(flags)
-            .output()
-            .unwrap();
-        Built { output, layout }
+            .args(flags);
+        (command, layout)
     }
 }
 
