@@ -30,17 +30,19 @@ pub(crate) struct Figures {
 impl Figures {
     /// The middle of each figure. `None` of no runs.
     pub(crate) fn median(runs: Vec<Self>) -> Option<Self> {
-        let middle = |figure: fn(&Self) -> f64| {
-            let mut values: Vec<f64> = runs.iter().map(figure).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied()
-        };
+        let middle = |figure: fn(&Self) -> f64| middle(runs.iter().map(figure).collect());
         Some(Self {
             wall: middle(|run| run.wall)?,
             cpu: middle(|run| run.cpu)?,
             memory: middle(|run| run.memory)?,
         })
     }
+}
+
+/// The middle one of some numbers.
+pub(crate) fn middle(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Runs `job` once.

@@ -7,15 +7,28 @@ use std::path::Path;
 use crate::Outcome;
 use crate::machine;
 use crate::measure::Figures;
+use crate::promises::Promise;
 
 /// The limits: name, what, figures.
 pub(crate) type Limits = [(&'static str, &'static str, Option<Figures>)];
 
+/// A promise, and what was measured of it.
+pub(crate) struct Kept {
+    pub(crate) promise: Promise,
+    pub(crate) figure: Option<f64>,
+}
+
 /// Writes `performance.md` and `performance.svg` into `out`.
-pub(crate) fn write(out: &Path, results: &[Outcome], limits: &Limits, runs: usize) -> Result<(), String> {
+pub(crate) fn write(
+    out: &Path,
+    results: &[Outcome],
+    limits: &Limits,
+    promises: &[Kept],
+    runs: usize,
+) -> Result<(), String> {
     let fail = |error: std::io::Error| format!("could not write to {}: {error}", out.display());
     fs::create_dir_all(out).map_err(fail)?;
-    fs::write(out.join("performance.md"), table(results, limits, runs)).map_err(fail)?;
+    fs::write(out.join("performance.md"), table(results, limits, promises, runs)).map_err(fail)?;
     fs::write(out.join("performance.svg"), chart(results)).map_err(fail)
 }
 
@@ -23,7 +36,7 @@ fn ratio(result: &Outcome) -> Option<f64> {
     Some(result.kiln?.wall / result.other?.wall.max(0.001))
 }
 
-fn table(results: &[Outcome], limits: &Limits, runs: usize) -> String {
+fn table(results: &[Outcome], limits: &Limits, promises: &[Kept], runs: usize) -> String {
     let mut text = format!(
         "# Performance\n\nMade by `make bench`: {}. Each figure is the median of {runs} run{}; the two tools ran in turn. Only \
          the ratios mean anything on another machine. \"cpu\" is processor time in user mode and in the kernel, of everything \
@@ -57,6 +70,16 @@ fn table(results: &[Outcome], limits: &Limits, runs: usize) -> String {
             shown(cpu),
             kiln.memory,
         );
+    }
+    if !promises.is_empty() {
+        text.push_str("\nSingle figures, each measured beside what it is compared with:\n\n| figure | measured | at most |\n|---|---|---|\n");
+    }
+    for Kept { promise, figure } in promises {
+        if let Some(figure) = figure {
+            let digits = if promise.unit == "ms" { 1 } else { 2 };
+            let (unit, most) = (promise.unit, promise.most);
+            _ = writeln!(text, "| {} | {figure:.digits$} {unit} | {most} {unit} |", promise.what);
+        }
     }
     if !limits.is_empty() {
         text.push_str("\nWhat this machine can do with the same layers (1 GB of files):\n\n| limit | wall | cpu |\n|---|---|---|\n");

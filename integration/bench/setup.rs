@@ -107,9 +107,18 @@ impl Setup {
             shell(self, line)?;
             layout_of(&self.work.join("split-small"), 1, &small).map_err(|error| error.to_string())?;
         }
+        let files = self.work.join("files-base");
+        if !files.exists() {
+            let line = "rm -rf split-files; mkdir -p split-files/0; cp -a split-small/0/bin split-files/0/; cd split-files/0; \
+                 for d in $(seq 600); do mkdir -p usr/$d; for f in $(seq 100); do echo $d $f > usr/$d/file-$f; done; done; \
+                 cd ../..; tar -C split-files/0 --sort=name -cf split-files/0.tar .; rm -rf split-files/0";
+            shell(self, line)?;
+            layout_of(&self.work.join("split-files"), 1, &files).map_err(|error| error.to_string())?;
+        }
         shell(
             self,
             "skopeo copy -q --dest-tls-verify=false oci:base:latest docker://$HOST/base:1; \
+             skopeo copy -q --dest-tls-verify=false oci:files-base:latest docker://$HOST/files:1; \
              skopeo copy -q --dest-tls-verify=false oci:small-base:latest docker://$HOST/small:1",
         )
     }

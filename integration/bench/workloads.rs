@@ -24,12 +24,12 @@ pub(crate) struct Limit {
     pub(crate) job: Job,
 }
 
-const TIME: &str = "command time -o $TIMED -f '%U %S %M'";
-const CLEAN: &str = "$BUILDAH rmi -a -f >/dev/null 2>&1 || true; rm -rf scratch store volume other; mkdir scratch; \
+pub(crate) const TIME: &str = "command time -o $TIMED -f '%U %S %M'";
+pub(crate) const CLEAN: &str = "$BUILDAH rmi -a -f >/dev/null 2>&1 || true; rm -rf scratch store volume other; mkdir scratch; \
      find registry -size +1000M -delete";
 
 /// Shell lines that write the Dockerfile `name`.
-fn dockerfile(setup: &Setup, name: &str, text: &str) -> String {
+pub(crate) fn dockerfile(setup: &Setup, name: &str, text: &str) -> String {
     format!("cat > {name}.dockerfile <<'END'\n{}\nEND\n", text.replace("$HOST", &setup.host))
 }
 
