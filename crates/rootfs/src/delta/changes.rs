@@ -3,9 +3,9 @@
 //! overlayfs copies a file up as soon as it is opened for writing, so an upper directory holds more than what changed:
 //! each entry is compared with the one below, and left out if content and visible metadata are equal. What a layer holds
 //! is always said name by name (never as an opaque directory), so that the same change gives the same layer on every
-//! rung.
+//! rung. An old name of a file that got a new one is no change: the new name is a file of its own in the layer.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -47,8 +47,6 @@ pub(crate) struct UpperChanges {
     walk: DirStack<Note>,
     levels: Vec<Level>,
     ready: VecDeque<Change>,
-    /// Inodes with several names of which one changed; found out when it is first asked for.
-    linked: Option<HashSet<(u64, u64)>>,
     reader: DirStack<()>,
 }
 
@@ -78,7 +76,7 @@ impl UpperChanges {
         let walk = DirStack::new(again()?, note).map_err(fail)?;
         let reader = DirStack::new(again()?, ()).map_err(fail)?;
         let (levels, ready) = (Vec::new(), VecDeque::new());
-        let mut changes = Self { root, below, ignore, began, walk, levels, ready, linked: None, reader };
+        let mut changes = Self { root, below, ignore, began, walk, levels, ready, reader };
         changes.start()?;
         Ok(changes)
     }
@@ -151,7 +149,7 @@ impl UpperChanges {
             None => true,
         };
         if meta.kind != Kind::Directory {
-            if changed || (meta.nlink > 1 && self.has_changed_name(meta.inode)?) {
+            if changed {
                 self.emit(Change { path, what: What::Entry(meta) });
             }
             return Ok(());
@@ -199,26 +197,6 @@ impl UpperChanges {
         let (mut one, mut two) = (self.open(path)?, self.below.open(path)?);
         let same = is_same_content(&mut one, &mut two);
         same.map(|same| !same).map_err(|error| failed("compare", path.as_bytes(), error))
-    }
-
-    fn has_changed_name(&mut self, inode: (u64, u64)) -> Result<bool, RootfsError> {
-        if self.linked.is_none() {
-            let again =
-                super::disk::open_dir(&self.root, b".").map_err(|error| failed("open", b"", error))?;
-            let mut all = Self::begin(again, Arc::clone(&self.below), self.ignore.clone(), self.began)?;
-            all.linked = Some(HashSet::new());
-            let mut linked = HashSet::new();
-            while let Some(change) = all.next()? {
-                if let What::Entry(meta) = change.what
-                    && meta.nlink > 1
-                    && meta.kind != Kind::Directory
-                {
-                    linked.insert(meta.inode);
-                }
-            }
-            self.linked = Some(linked);
-        }
-        Ok(self.linked.as_ref().is_some_and(|linked| linked.contains(&inode)))
     }
 }
 

@@ -1,10 +1,9 @@
 //! What a scan found to have changed, on scratch, and given back as a [`ChangeSource`] for a layer.
 //!
-//! Two things are known only when the scan is over: whether anything changed below a directory, which is in the layer
-//! if so, and whether one of several names of a file changed, in which case the others are in the layer too, as links.
-//! Both are written down as possible, and decided when the log is read.
+//! Whether anything changed below a directory, which is in the layer if so, is known only when the scan has left it. It is
+//! written down as possible, and decided when the log is read.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::OwnedFd;
@@ -18,7 +17,6 @@ use crate::{Change, ChangeSource, Kind, RootfsError, TreePath, What};
 const CHANGED: u8 = b'c';
 const DELETED: u8 = b'd';
 const PARENT: u8 = b'p';
-const LINK: u8 = b'l';
 
 /// Takes down changes in the order of a tree walk.
 pub(crate) struct ChangeLog {
@@ -42,15 +40,11 @@ impl ChangeLog {
         Ok(())
     }
 
-    /// An entry that is as it was. A directory is needed if something below it changed; a file with several names is
-    /// needed if another of them did.
-    pub(crate) fn same(&mut self, record: Record, linked: bool) -> io::Result<()> {
+    /// An entry that is as it was. A directory is needed if something below it changed.
+    pub(crate) fn same(&mut self, record: Record) {
         if record.meta.kind == Kind::Directory {
             self.above.push((record.depth > 0).then_some(record));
-        } else if linked {
-            self.put(LINK, &record)?;
         }
-        Ok(())
     }
 
     /// An entry that is gone.
@@ -83,7 +77,6 @@ impl ChangeLog {
 /// The tree must stay as it was when it was scanned until the last file has been read.
 pub(crate) struct LoggedChanges {
     log: BufReader<File>,
-    linked: HashSet<(u64, u64)>,
     reader: DirStack<()>,
     /// The path of the record read last.
     path: Vec<Vec<u8>>,
@@ -94,11 +87,11 @@ pub(crate) struct LoggedChanges {
 
 impl LoggedChanges {
     /// Reads `log`; the tree is at `root`.
-    pub(crate) fn new(mut log: File, linked: HashSet<(u64, u64)>, root: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(mut log: File, root: OwnedFd) -> io::Result<Self> {
         log.rewind()?;
         let log = BufReader::with_capacity(64 << 10, log);
         let reader = DirStack::new(root, ())?;
-        Ok(Self { log, linked, reader, path: Vec::new(), above: Vec::new(), ready: VecDeque::new() })
+        Ok(Self { log, reader, path: Vec::new(), above: Vec::new(), ready: VecDeque::new() })
     }
 
     fn read(&mut self) -> io::Result<Option<(u8, Record)>> {
@@ -119,9 +112,6 @@ impl LoggedChanges {
         self.above.retain(|(above, _)| *above < depth);
         let path = TreePath::new(self.path.join(&b'/'));
         let mut meta = record.meta;
-        if tag == LINK && !self.linked.contains(&meta.inode) {
-            return Ok(());
-        }
         if tag == DELETED {
             self.out(Change { path, what: What::Deleted });
             return Ok(());

@@ -6,7 +6,7 @@
 //! is compared, and where that is equal, the content. The walk keeps one directory per level in memory; records come
 //! from a file and go to another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -54,8 +54,6 @@ pub(crate) enum Before {
 pub(crate) struct Scanned {
     /// The latest ctime seen. What changes from now on must get a later one, or it can't be told apart.
     pub(crate) latest: Timestamp,
-    /// Inodes with several names of which at least one changed.
-    pub(crate) linked: HashSet<(u64, u64)>,
 }
 
 /// An entry of the directory being walked.
@@ -120,7 +118,7 @@ pub(crate) fn scan(
         path: Vec::new(),
         lengths: Vec::new(),
         by_inode: HashMap::new(),
-        found: Scanned { latest: LONG_AGO, linked: HashSet::new() },
+        found: Scanned { latest: LONG_AGO },
     };
     scan.walk()?;
     Ok((scan.out.finish()?, scan.found))
@@ -237,14 +235,13 @@ impl Scan<'_> {
             }
         };
         self.out.write(&record)?;
-        let linked = record.meta.kind != Kind::Directory && record.meta.nlink > 1;
-        if verdict == Verdict::Changed && linked {
-            self.found.linked.insert(record.meta.inode);
-        }
         match &mut self.log {
             None => Ok(()),
             Some(log) if verdict == Verdict::Changed => log.changed(&record),
-            Some(log) => log.same(record, linked),
+            Some(log) => {
+                log.same(record);
+                Ok(())
+            }
         }
     }
 

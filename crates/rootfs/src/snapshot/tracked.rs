@@ -180,10 +180,9 @@ impl Tracked {
         let fail = |error| failed("note the changes of", self.name(), error);
         let mut log = ChangeLog::new(nameless_file(&self.scratch).map_err(fail)?);
         let before = Before::Records(self.reader(self.records()?)?);
-        let (records, mut scanned) = self.scan(before, Some(&mut log))?;
+        let (records, scanned) = self.scan(before, Some(&mut log))?;
         let log = log.finish().map_err(fail)?;
-        let linked = std::mem::take(&mut scanned.linked);
-        let changes = LoggedChanges::new(log, linked, self.handle()?).map_err(fail)?;
+        let changes = LoggedChanges::new(log, self.handle()?).map_err(fail)?;
         self.next = Some((records, scanned));
         Ok(Box::new(changes))
     }

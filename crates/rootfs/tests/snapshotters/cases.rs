@@ -104,11 +104,12 @@ fn a_directory_made_anew_names_what_is_gone() {
 }
 
 #[test]
-fn a_new_name_of_an_old_file_brings_the_old_one_along() {
-    on_every_rung(
-        |root| fs::hard_link(root.join("etc/motd"), root.join("usr/motd")).unwrap(),
-        &["etc", "etc/motd", "usr", "usr/motd"],
-    );
+fn new_names_of_an_old_file_are_a_file_of_their_own_in_the_layer() {
+    let work = |root: &Path| {
+        fs::hard_link(root.join("etc/motd"), root.join("usr/motd")).unwrap();
+        fs::hard_link(root.join("etc/motd"), root.join("usr/motd2")).unwrap();
+    };
+    on_every_rung(work, &["usr", "usr/motd", "usr/motd2"]);
 }
 
 #[test]

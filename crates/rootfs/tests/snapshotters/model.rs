@@ -127,11 +127,12 @@ impl Model {
             Op::Chown { path, .. } | Op::Touch { path, .. } => {
                 matches!(kind(path), Some(Kind::File | Kind::Symlink)) && !self.is_shared(path)
             }
+            // A new name of an old file is a file of its own in the layer, but not yet in the tree.
             Op::Link { from, to } => {
                 kind(from) == Some(Kind::File)
                     && kind(to).is_none()
                     && self.parent_is_dir(to)
-                    && !self.is_shared(from)
+                    && !self.inodes[self.names[from]].committed
             }
             Op::Symlink { path, .. } | Op::Fifo { path } | Op::Mkdir { path, .. } => {
                 self.parent_is_dir(path) && kind(path).is_none()
@@ -159,8 +160,8 @@ impl Model {
             | Op::Fifo { .. }
             | Op::Mkdir { .. }
             | Op::Delete { .. }
-            | Op::DeleteAndMkdir { .. } => true,
-            Op::Link { from, .. } => !self.inodes[self.names[from]].committed,
+            | Op::DeleteAndMkdir { .. }
+            | Op::Link { .. } => true,
             _ => false,
         }
     }
