@@ -9,6 +9,7 @@ use kiln_dockerfile::{
 
 use crate::cli::{LintFlags, ParseFlags};
 use crate::exit::Outcome;
+use crate::sarif::sarif;
 use crate::show;
 
 fn source(file: &str) -> Result<Source, String> {
@@ -100,31 +101,6 @@ fn lint_of_wrong_file(source: &Source, found: &[Diagnostic], format: &str) -> Ou
         }
     }
     Outcome::Failed
-}
-
-/// SARIF 2.1.0, as code hosts read it.
-fn sarif(source: &Source, found: &[Diagnostic]) -> serde_json::Value {
-    let results: Vec<serde_json::Value> = found
-        .iter()
-        .map(|finding| {
-            let (line, column) = source.line_col(finding.span.start);
-            let level = if finding.severity == Severity::Error { "error" } else { "warning" };
-            serde_json::json!({
-                "ruleId": finding.rule.name(),
-                "level": level,
-                "message": {"text": finding.message},
-                "locations": [{"physicalLocation": {
-                    "artifactLocation": {"uri": source.name},
-                    "region": {"startLine": line, "startColumn": column},
-                }}],
-            })
-        })
-        .collect();
-    serde_json::json!({
-        "version": "2.1.0",
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "runs": [{"tool": {"driver": {"name": "kiln", "version": env!("CARGO_PKG_VERSION")}}, "results": results}],
-    })
 }
 
 #[cfg(test)]

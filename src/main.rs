@@ -15,6 +15,7 @@ mod plan_text;
 mod progress;
 mod push_command;
 mod registry_options;
+mod sarif;
 mod show;
 mod variables;
 mod warm_command;
