@@ -101,7 +101,6 @@ async fn open(
         let (source, ignore) = dockerfile(&request.dockerfile, &context.root)?;
         let file = kiln_dockerfile::parse(&source)
             .map_err(|errors| BuildError::Dockerfile { source_text: Box::new(source.clone()), errors })?;
-        check(&source, &file, &ignore, &request, &on)?;
         let blobs = scratch.directory("blobs").map_err(BuildError::other)?;
         let blobs = Store::create(&blobs, Durability::Scratch).map_err(BuildError::other)?;
         let volume = volume(&request, &on);
@@ -139,25 +138,29 @@ async fn open(
     .await
 }
 
-/// BuildKit's build checks: warnings, or errors where the file asks for that (`# check=error=true`).
-fn check(
-    source: &Source,
-    file: &Dockerfile,
-    ignore: &Ignore,
-    request: &BuildRequest,
-    on: &Observer,
-) -> Result<(), BuildError> {
+/// BuildKit's build checks: warnings, or errors where the file asks for that (`# check=error=true`). What the base images
+/// of the plan set counts as set.
+fn check(session: &Session, file: &Dockerfile, plan: &BuildPlan, images: &Found) -> Result<(), BuildError> {
+    let environments = plan.stages.iter().filter_map(|stage| {
+        let Base::Image(image) = &stage.base else { return None };
+        let found = images.get(&(image.clone(), stage.platform.to_string()))?;
+        let entries = found.config.value().config.env.iter();
+        let pairs = entries.map(|entry| entry.split_once('=').unwrap_or((entry, "")));
+        Some((stage.span.start, pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
+    });
+    let request = &session.request;
     let facts = LintFacts {
-        ignore: Some(ignore),
+        ignore: Some(&session.ignore),
         platform: request.plan.platform.to_string(),
         build_args: request.plan.build_args.clone(),
-        ..LintFacts::default()
+        environments: environments.collect(),
     };
+    let source = &session.source;
     let (errors, warnings): (Vec<_>, Vec<_>) =
         lint_with(file, &facts).into_iter().partition(|finding| finding.severity == Severity::Error);
     for warning in warnings {
         let line = source.line_col(warning.span.start).0;
-        on(Event::Warning(format!(
+        session.tell(Event::Warning(format!(
             "{}: {} line {line}: {}",
             warning.rule.name(),
             source.name,
@@ -359,6 +362,9 @@ async fn one_platform(
     request.platform.clone_from(&session.request.platforms[number]);
     let plan = known.plan(session, file, &request).await?;
     let first = known.is_first(&request.platform);
+    if number == 0 && first {
+        check(session, file, &plan, &known.images)?;
+    }
     for warning in plan.warnings.iter().filter(|_| number == 0 && first) {
         session.tell(Event::Warning(warning.clone()));
     }
@@ -439,7 +445,37 @@ fn image(
         annotations: &request.output.annotations,
         format,
         single_layer: request.layers.single && !stage.steps.is_empty(),
+        origins: &origins(plan, target),
     }))
+}
+
+/// What made the layers of this build, as BuildKit tells it of those whose place in the history is taken.
+fn origins(plan: &BuildPlan, target: usize) -> Vec<String> {
+    let stage = &plan.stages[target];
+    let mut origins = match stage.base {
+        Base::Stage(base) => origins(plan, base),
+        Base::Image(_) | Base::Scratch => Vec::new(),
+    };
+    let is_context = |step: &kiln_plan::Step| step.text.starts_with("local source for ");
+    let of = stage.steps.len() + usize::from(matches!(stage.base, Base::Image(_)));
+    // The base counts as a step, but has no number where it is a named context.
+    let named = matches!(stage.base, Base::Image(kiln_plan::ImageName::Layout(_)));
+    let first =
+        of - stage.steps.len() + 1 - usize::from(named || stage.steps.first().is_some_and(is_context));
+    let name = match &stage.name {
+        Some(name) => format!("{name} "),
+        None if plan.stages.len() == 1 => String::new(),
+        None => format!("stage-{} ", stage.number),
+    };
+    let width = of.to_string().len();
+    origins.extend(stage.steps.iter().enumerate().map(|(place, step)| match &step.op {
+        kiln_plan::Op::Run(run) => format!("mount / from exec {}", run.argv.join(" ")),
+        _ if is_context(step) => step.text.clone(),
+        kiln_plan::Op::Copy(_) | kiln_plan::Op::MakeDirectory(_) => {
+            format!("[{name}{:>width$}/{of}] {}", first + place, step.text)
+        }
+    }));
+    origins
 }
 
 /// Where the entries of this build begin, earlier stages that it begins with included.

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Command, Stdio};
 
 use kiln_oci::Platform;
-use kiln_plan::{BuildPlan, Op, Verdict};
+use kiln_plan::{Base, BuildPlan, Op, Stage, Verdict};
 
 use crate::error::BuildError;
 use crate::session::Session;
@@ -17,6 +17,10 @@ pub(crate) fn check(session: &Session, plan: &BuildPlan) -> Result<(), BuildErro
     let host = Platform::host();
     let mut runs: Vec<String> = vec![host.architecture.clone()];
     for stage in plan.stages.iter().filter(|stage| stage.needed) {
+        if roots_in_scratch(plan, stage) {
+            // Whose files come from elsewhere may well run here: the kernel says.
+            continue;
+        }
         // A base image may be for something else than what was asked for: its own word counts.
         let platform = stage.config.platform().unwrap_or_else(|| stage.platform.clone());
         for step in &stage.steps {
@@ -39,6 +43,15 @@ pub(crate) fn check(session: &Session, plan: &BuildPlan) -> Result<(), BuildErro
         }
     }
     Ok(())
+}
+
+/// Whether nothing but the build itself puts files into a stage.
+fn roots_in_scratch(plan: &BuildPlan, stage: &Stage) -> bool {
+    match &stage.base {
+        Base::Scratch => true,
+        Base::Image(_) => false,
+        Base::Stage(base) => roots_in_scratch(plan, &plan.stages[*base]),
+    }
 }
 
 /// Whether the kernel runs a program for `architecture`.

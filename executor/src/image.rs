@@ -112,6 +112,8 @@ pub(crate) struct Parts<'a> {
     pub format: ImageFormat,
     /// Whether all steps went into one layer.
     pub single_layer: bool,
+    /// What made each of the build's own layers, for those that no entry of the history is left for.
+    pub origins: &'a [String],
 }
 
 /// Makes the config and the manifest.
@@ -120,13 +122,13 @@ pub(crate) fn assemble(parts: &Parts<'_>) -> Image {
     config.created = Some(parts.created.to_owned());
     "layers".clone_into(&mut config.rootfs.kind);
     config.rootfs.diff_ids = parts.layers.iter().map(|layer| layer.diff_id).collect();
-    for entry in config.history.iter_mut().skip(parts.own_history) {
-        entry.created = Some(parts.created.to_owned());
-    }
     if parts.single_layer {
         merge_history(&mut config.history[parts.own_history..]);
     }
-    fit_history(&mut config.history, parts.layers.len());
+    fit_history(&mut config.history, parts.layers.len(), parts.origins);
+    for entry in config.history.iter_mut().skip(parts.own_history) {
+        entry.created = Some(parts.created.to_owned());
+    }
     if config.config.cmd.as_ref().is_some_and(Vec::is_empty) {
         config.config.cmd = None;
     }
@@ -151,20 +153,22 @@ fn merge_history(entries: &mut [History]) {
     }
 }
 
-/// Readers refuse a config whose history counts other layers than it has: bases with no or a short history get
-/// entries for the layers that theirs leaves out.
-fn fit_history(history: &mut Vec<History>, layers: usize) {
-    let counted = history.iter().filter(|entry| !entry.empty_layer).count();
-    for _ in counted..layers {
-        history.insert(0, History { comment: "layer without history".to_owned(), ..History::default() });
-    }
-    let mut surplus = counted.saturating_sub(layers);
+/// Readers refuse a config whose history counts other layers than it has. As with BuildKit, layers that a base's history
+/// leaves out get entries at the end, named for the topmost layers, and entries too many count for none from the end on.
+fn fit_history(history: &mut Vec<History>, layers: usize, origins: &[String]) {
+    let mut counted = 0;
     for entry in history.iter_mut().filter(|entry| !entry.empty_layer) {
-        if surplus == 0 {
-            break;
-        }
-        entry.empty_layer = true;
-        surplus -= 1;
+        entry.empty_layer = counted == layers;
+        counted += usize::from(!entry.empty_layer);
+    }
+    let below = layers.saturating_sub(origins.len());
+    for place in counted..layers {
+        let origin = place.checked_sub(below).and_then(|place| origins.get(place));
+        history.push(History {
+            created_by: origin.cloned().unwrap_or_default(),
+            comment: "layer without history".to_owned(),
+            ..History::default()
+        });
     }
 }
 
@@ -197,6 +201,7 @@ mod tests {
             annotations: &BTreeMap::new(),
             format: ImageFormat::Oci,
             single_layer,
+            origins: &["the last step".to_owned()],
         })
     }
 
@@ -209,6 +214,22 @@ mod tests {
             let counted = image.config.value().history.iter().filter(|entry| !entry.empty_layer).count();
             assert_eq!(counted, layers);
         }
+    }
+
+    #[test]
+    fn layers_without_history_are_named_at_the_end_by_what_made_the_topmost() {
+        let image = image(&[false, true], 3, false);
+        let history = &image.config.value().history;
+        let names: Vec<&str> = history.iter().map(|entry| entry.created_by.as_str()).collect();
+        assert_eq!(names, ["", "", "", "the last step"]);
+        assert!(history.iter().all(|entry| entry.created.is_some()));
+    }
+
+    #[test]
+    fn entries_too_many_count_for_none_from_the_end_on() {
+        let image = image(&[false, false, false], 2, false);
+        let empty: Vec<bool> = image.config.value().history.iter().map(|entry| entry.empty_layer).collect();
+        assert_eq!(empty, [false, false, true]);
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(crate) fn lend(work: &StageWork, run: &RunStep, who: &Identity) -> Result<Le
             MountKind::Cache => cache(work, mount, &mut lent)?,
             MountKind::Tmpfs => {
                 let size = Some(mount.mount.size).filter(|size| *size > 0);
-                let source = MountSource::Tmpfs { size, mode: mount.mount.mode.unwrap_or(0o1777) };
+                let readonly = mount.mount.readonly;
+                let source = MountSource::Tmpfs { size, mode: mount.mount.mode.unwrap_or(0o1777), readonly };
                 lent.mounts.push(Mount { source, target: target(mount) });
             }
             MountKind::Secret => secret(work, mount, who, &mut lent)?,
@@ -69,10 +70,7 @@ fn bind(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), Build
     let tree = work.tree(&mount.source)?;
     let path = resolve(tree.view.as_ref(), &TreePath::new(&mount.mount.source)).map_err(BuildError::other)?;
     if tree.view.stat(&path).map_err(BuildError::other)?.is_none() {
-        return Err(BuildError::other(format!(
-            "--mount: there is no {} in {}",
-            mount.mount.source, tree.place
-        )));
+        return Err(nothing_at(mount, &tree.place));
     }
     let real = tree.view.real_path(&path).map_err(BuildError::other)?;
     let path = match real {
@@ -109,7 +107,8 @@ fn copy_into(
             for name in view.list(from).map_err(BuildError::other)? {
                 copy_into(builder, view, &from.join(&name), &to.join(&name))?;
             }
-            Ok(())
+            // Again, for its time: what came into it has moved that.
+            builder.put_dir(to, &meta, &xattrs).map_err(BuildError::other)
         }
         Kind::File => {
             let file = view.open(from).map_err(BuildError::other)?;
@@ -198,11 +197,18 @@ fn cache_name(mount: &RunMount) -> String {
 /// A cache directory begins with what `from` and `source` say, or empty.
 fn begin_cache(work: &StageWork, mount: &RunMount, directory: &Path) -> Result<(), BuildError> {
     let doing = |source| BuildError::Write { path: directory.to_owned(), source };
-    if mount.source != TreeSource::Empty {
+    // The empty tree has no other directory than its root.
+    if mount.source != TreeSource::Empty || !TreePath::new(&mount.mount.source).is_root() {
         let tree = work.tree(&mount.source)?;
         let path =
             resolve(tree.view.as_ref(), &TreePath::new(&mount.mount.source)).map_err(BuildError::other)?;
-        if tree.view.stat(&path).map_err(BuildError::other)?.is_some_and(|meta| meta.is_dir()) {
+        // With an owner or a mode of its own, the whole of a tree is an empty directory that has them.
+        let dressed = is_dressed(mount) && path.is_root();
+        let found = tree.view.stat(&path).map_err(BuildError::other)?;
+        if found.is_none() {
+            return Err(nothing_at(mount, &tree.place));
+        }
+        if found.is_some_and(|meta| meta.is_dir()) && !dressed {
             let made = copied(work, &tree.view, &path)?;
             if fs::rename(&made, directory).is_ok() {
                 return Ok(());
@@ -224,12 +230,21 @@ fn begin_cache(work: &StageWork, mount: &RunMount, directory: &Path) -> Result<(
     Ok(())
 }
 
+fn nothing_at(mount: &RunMount, place: &str) -> BuildError {
+    BuildError::other(format!("--mount: there is no {} in {place}", mount.mount.source))
+}
+
+/// Whether a cache mount says who owns what it begins with, or its mode.
+fn is_dressed(mount: &RunMount) -> bool {
+    mount.mount.uid.is_some() || mount.mount.gid.is_some() || mount.mount.mode.is_some()
+}
+
 fn secret(work: &StageWork, mount: &RunMount, who: &Identity, lent: &mut Lent) -> Result<(), BuildError> {
     let options = &mount.mount;
     let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let id = match (options.id.is_empty(), options.source.is_empty()) {
         (false, _) => options.id.clone(),
-        (true, false) => base(&options.source),
+        (true, false) => options.source.clone(),
         (true, true) => base(&options.target),
     };
     let Some(secret) = work.session.request.secrets.get(&id) else {
@@ -248,8 +263,11 @@ fn secret(work: &StageWork, mount: &RunMount, who: &Identity, lent: &mut Lent) -
     if options.env.is_some() && options.target.is_empty() {
         return Ok(());
     }
-    let target =
-        if options.target.is_empty() { format!("/run/secrets/{id}") } else { options.target.clone() };
+    let target = if options.target.is_empty() {
+        format!("/run/secrets/{}", base(&id))
+    } else {
+        options.target.clone()
+    };
     let contents = memory_file(value)?;
     let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
     // Without an owner of its own, only root can read it: as with BuildKit.

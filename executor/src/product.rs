@@ -107,6 +107,7 @@ mod tests {
             annotations: &BTreeMap::new(),
             format,
             single_layer: false,
+            origins: &[],
         })
     }
 

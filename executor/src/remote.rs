@@ -83,14 +83,33 @@ impl BlobSink for Saved {
     }
 }
 
-/// The last component of the URL's path.
+/// The last component of the URL's path, as it is once `%20` and the like are undone.
 pub(crate) fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    match path.split_once('/').and_then(|(_, path)| path.trim_end_matches('/').rsplit('/').next()) {
-        Some(name) if !name.is_empty() => name.to_owned(),
+    let path = path.split_once('/').map_or("", |(_, path)| path);
+    let path = decoded(path).unwrap_or_default();
+    match path.trim_end_matches('/').rsplit('/').next() {
+        Some(name) if !matches!(name, "" | ".") => name.to_owned(),
         _ => "__unnamed__".to_owned(),
     }
+}
+
+/// A path without its percent signs; `None` where one is followed by anything but two hexadecimal digits.
+fn decoded(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, others)) = rest.split_first() {
+        rest = others;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = std::str::from_utf8(others.get(..2)?).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &others[2..];
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -101,6 +120,9 @@ mod tests {
     fn the_file_is_named_by_the_end_of_the_path() {
         assert_eq!(file_name("https://h/a/b.tar.gz?x=/y"), "b.tar.gz");
         assert_eq!(file_name("https://h/a/b/"), "b");
+        assert_eq!(file_name("https://h/a%20b"), "a b");
+        assert_eq!(file_name("https://h/a%2fb/"), "b");
+        assert_eq!(file_name("https://h/a%"), "__unnamed__");
         assert_eq!(file_name("https://h/"), "__unnamed__");
         assert_eq!(file_name("https://h"), "__unnamed__");
     }

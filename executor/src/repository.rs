@@ -55,11 +55,11 @@ pub(crate) fn files(session: &Session, text: &str, step: &CopyStep) -> Result<Pa
     let add = step.add.as_ref();
     let request = request(session, text, add.and_then(|add| add.checksum.as_deref()))?;
     let wrong = |why: &str| BuildError::other(format!("ADD {}: {why}", request.address));
-    let keep = match (add.is_some_and(|add| add.keep_git_dir), request.address.keep_git_dir) {
-        (true, Some(false)) => {
-            return Err(wrong("--keep-git-dir and keep-git-dir=false in the address don't fit"));
+    let keep = match (add.and_then(|add| add.keep_git_dir), request.address.keep_git_dir) {
+        (Some(flag), Some(query)) if flag != query => {
+            return Err(wrong("--keep-git-dir says something else than keep-git-dir in the address"));
         }
-        (flag, query) => flag || query.unwrap_or(false),
+        (flag, query) => flag.or(query).unwrap_or(false),
     };
     let found = revision(session, text, &request)?;
     let into = tempfile::tempdir_in(session.directory("repositories")?).map_err(BuildError::other)?.keep();

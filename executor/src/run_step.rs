@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use kiln_plan::{RunStep, Step};
-use kiln_rootfs::{TreePath, View, resolve};
+use kiln_rootfs::{Tree, TreePath, View, resolve};
 use kiln_sandbox::{Exit, Mount, MountSource, Network, RunRequest, Rung, SandboxError, Stream, User};
 
 use crate::copy::make_directory;
@@ -29,6 +30,7 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
     let who = who(view.as_ref(), &run.user)?;
     let (tree, rung) =
         (trees.snapshotter().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
+    open_root(&tree)?;
     let mut request = RunRequest::new(trees.enclosure, tree, run.argv.iter().map(OsString::from));
     request.env = environment(run, who.home.as_deref());
     request.cwd = PathBuf::from(&run.workdir);
@@ -72,6 +74,24 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
         Err(error @ SandboxError::Program { .. }) => Err(failed(work, step, error.to_string(), 127)),
         Err(error) => Err(BuildError::other(error)),
     }
+}
+
+/// Each step finds `/` open to everybody, whatever a base or an earlier step made of it: no layer says anything of the
+/// root, so what holds in a container is what holds in the next step.
+fn open_root(tree: &Tree) -> Result<(), BuildError> {
+    let path = match tree {
+        Tree::Overlay { upper, .. } => upper,
+        Tree::Directory { path } => path,
+        // The pod's own root is the pod's.
+        Tree::Host => return Ok(()),
+    };
+    let open = || -> std::io::Result<()> {
+        if std::fs::metadata(path)?.permissions().mode() & 0o7777 != 0o755 {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    };
+    open().map_err(|source| BuildError::Write { path: path.clone(), source })
 }
 
 fn failed(work: &StageWork, step: &Step, how: String, code: u8) -> BuildError {
@@ -119,7 +139,8 @@ fn who(view: &dyn View, user: &str) -> Result<crate::users::Identity, BuildError
 /// The environment exactly as the image and the build args have it, proxies, and HOME where nobody sets it.
 fn environment(run: &RunStep, home: Option<&str>) -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = Vec::new();
-    for (name, value) in run.env.iter().chain(&run.proxy) {
+    // A proxy that the command line names takes the place of one that the Dockerfile does.
+    for (name, value) in run.proxy.iter().chain(&run.env) {
         if !env.iter().any(|(other, _)| other.to_str() == Some(name)) {
             env.push((name.into(), value.into()));
         }

@@ -434,7 +434,8 @@ impl StageWork {
         }
         let now = session.request.layers.mtime_limit.unwrap_or(session.request.now);
         let scratch = tempfile::tempdir_in(session.directory("sources")?).map_err(BuildError::other)?.keep();
-        Ok(Sources { tree: view, place, downloaded, repositories, scratch, now })
+        let read = (step.from == TreeSource::Context).then(|| copy::words_of_context(&self.plan));
+        Ok(Sources { tree: view, place, downloaded, repositories, scratch, now, read })
     }
 
     /// A tree that a copy or a mount reads.

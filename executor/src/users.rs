@@ -29,8 +29,10 @@ fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
     })
 }
 
+/// A number as the kernel takes it: of one that is negative or too large, the low 32 bits.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what becomes of it")]
 fn number(field: &str) -> u32 {
-    field.parse().unwrap_or(0)
+    field.parse::<i64>().unwrap_or(0) as u32
 }
 
 fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
@@ -71,6 +73,9 @@ pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
         Some(uid) => accounts(passwd).find(|account| account.uid == uid),
         None => accounts(passwd).find(|account| account.name == name),
     };
+    if number.is_some_and(|uid| i32::try_from(uid).is_err()) {
+        return Err(format!("USER {user}: ids go from 0 to {}", i32::MAX));
+    }
     let mut identity = match (account, number) {
         (Some(account), _) => Identity {
             uid: account.uid,
@@ -140,6 +145,8 @@ mod tests {
         let found = identity("cut", "cut:x:7:8\n", "g:x:9:cut\n").unwrap();
         assert_eq!((found.uid, found.gid, found.groups, found.home.as_deref()), (7, 8, vec![9], Some("")));
         assert_eq!(identity("odd", "odd:y:z\n", "").unwrap().uid, 0);
+        assert_eq!(identity("low", "low:x:-5:7\n", "").unwrap().uid, 4_294_967_291);
+        assert!(identity("4294967294", "", "").is_err());
     }
 
     #[test]

@@ -25,6 +25,22 @@ pub enum ContextError {
         /// A name that is near.
         near: Option<String>,
     },
+    /// The directory in which a wildcard is looked for isn't there.
+    #[error("{word}: there is no directory {directory} to look in")]
+    NoDirectory {
+        /// The word.
+        word: String,
+        /// The part of it before the wildcard.
+        directory: String,
+    },
+    /// A word with `--parents` means only what `--exclude` takes out again.
+    #[error("{word}: --exclude leaves nothing of it in {place}")]
+    Excluded {
+        /// The word.
+        word: String,
+        /// What was searched.
+        place: String,
+    },
     /// A pattern is no pattern.
     #[error("{0:?} is not a valid pattern")]
     Pattern(String),

@@ -1,4 +1,5 @@
-//! A context as COPY sees it: without what .dockerignore names, and owned by root.
+//! A context as COPY sees it: without what .dockerignore names, owned by root, and without extended attributes: those of a
+//! checkout belong to the machine that it lies on (labels, ACLs, notes of a file manager), and BuildKit carries none over.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -42,6 +43,24 @@ impl ContextView {
     }
 }
 
+impl ContextView {
+    /// Whether root owns what is at `path` and all below it on disk, as the view says.
+    fn is_roots(&self, path: &TreePath) -> Result<bool, RootfsError> {
+        let Some(meta) = self.inner.stat(path)? else { return Ok(true) };
+        if (meta.uid, meta.gid) != (0, 0) {
+            return Ok(false);
+        }
+        if meta.is_dir() {
+            for name in self.inner.list(path)? {
+                if !self.is_roots(&path.join(&name))? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
 impl View for ContextView {
     fn stat(&self, path: &TreePath) -> Result<Option<Meta>, RootfsError> {
         let Some(mut meta) = self.inner.stat(path)? else { return Ok(None) };
@@ -63,12 +82,12 @@ impl View for ContextView {
         self.inner.open(path)
     }
 
-    fn xattrs(&self, path: &TreePath) -> Result<Xattrs, RootfsError> {
-        self.inner.xattrs(path)
+    fn xattrs(&self, _: &TreePath) -> Result<Xattrs, RootfsError> {
+        Ok(Xattrs::new())
     }
 
     fn real_path(&self, path: &TreePath) -> Result<Option<PathBuf>, RootfsError> {
-        if self.ignore.is_empty() { self.inner.real_path(path) } else { Ok(None) }
+        if self.ignore.is_empty() && self.is_roots(path)? { self.inner.real_path(path) } else { Ok(None) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Source words become files: wildcards, links, `--parents` and `--exclude`, as BuildKit reads them.
 
 use kiln_dockerfile::{Ignore, go_match};
-use kiln_rootfs::{Meta, RootfsError, TreePath, View, resolve};
+use kiln_rootfs::{Kind, Meta, RootfsError, TreePath, View, resolve};
 
 use crate::ContextError;
 
@@ -52,7 +52,7 @@ pub fn select(view: &dyn View, selector: &Selector) -> Result<Vec<Item>, Context
     let mut items = Vec::new();
     for word in &selector.words {
         if selector.parents {
-            items.push(with_parents(view, word, selector)?);
+            with_parents(view, word, selector, &mut items)?;
         } else {
             plain(view, word, selector, &mut items)?;
         }
@@ -73,29 +73,47 @@ fn plain(
 ) -> Result<(), ContextError> {
     let exclude = patterns(selector.excludes.iter().map(String::as_str))?;
     let clean = TreePath::new(word);
-    let parts: Vec<&[u8]> = clean.components().collect();
-    let wild = parts.iter().position(|part| has_wildcard(part));
-    let Some(wild) = wild else {
-        let source = resolve(view, &unescape(&clean))?;
+    if !clean.components().any(has_wildcard) {
+        // A backslash means something in a pattern only.
+        let source = resolve(view, &clean)?;
         let meta = view.stat(&source)?.ok_or_else(|| missing(view, word, selector))?;
-        let name = unescape(&clean).name().to_vec();
+        let name = clean.name().to_vec();
         items.push(Item { source, name, meta, include: None, exclude });
         return Ok(());
-    };
+    }
+    globbed(view, &clean, word, &mut |name, source, meta| {
+        items.push(Item { source, name, meta, include: None, exclude: exclude.clone() });
+    })
+}
+
+/// Finds what a path with wildcards matches: the name as it was matched, where that is once links are followed, and what
+/// it is. The directory above the first wildcard has to be there.
+fn globbed(
+    view: &dyn View,
+    path: &TreePath,
+    word: &str,
+    found: &mut dyn FnMut(Vec<u8>, TreePath, Meta),
+) -> Result<(), ContextError> {
+    let parts: Vec<&[u8]> = path.components().collect();
+    let wild = parts.iter().position(|part| has_wildcard(part)).unwrap_or(parts.len());
     let fixed = parts[..wild].iter().fold(TreePath::root(), |path, part| path.join(part));
     let pattern = String::from_utf8_lossy(&parts[wild..].join(&b'/')).into_owned();
     go_match(&pattern, "").map_err(|_| ContextError::Pattern(word.to_owned()))?;
     let base = resolve(view, &fixed)?;
-    if view.stat(&base)?.is_some_and(|meta| meta.is_dir()) {
-        matching(view, &base, &TreePath::root(), &pattern, &mut |path| {
-            let source = resolve(view, path)?;
-            let Some(meta) = view.stat(&source)? else { return Ok(()) };
-            let (name, exclude) = (path.name().to_vec(), exclude.clone());
-            items.push(Item { source, name, meta, include: None, exclude });
-            Ok(())
-        })?;
+    let Some(meta) = view.stat(&base)? else {
+        let (directory, word) = (fixed.to_string(), word.to_owned());
+        return Err(ContextError::NoDirectory { word, directory });
+    };
+    if !meta.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    matching(view, &base, &TreePath::root(), &pattern, &mut |path| {
+        let source = resolve(view, path)?;
+        if let Some(meta) = view.stat(&source)? {
+            found(path.name().to_vec(), source, meta);
+        }
+        Ok(())
+    })
 }
 
 /// Walks `base` for what the pattern matches; what is below a match is not looked at.
@@ -120,22 +138,68 @@ fn matching(
     Ok(())
 }
 
-fn with_parents(view: &dyn View, word: &str, selector: &Selector) -> Result<Item, ContextError> {
+/// What `--parents` means by a word: `pivot/./pattern`, where the pivot may hold wildcards as any source does.
+fn with_parents(
+    view: &dyn View,
+    word: &str,
+    selector: &Selector,
+    items: &mut Vec<Item>,
+) -> Result<(), ContextError> {
     let (pivot, pattern) = word.split_once("/./").unwrap_or(("/", word));
-    let pattern = TreePath::new(pattern);
-    let source = resolve(view, &TreePath::new(pivot))?;
-    let meta = view.stat(&source)?.ok_or_else(|| missing(view, word, selector))?;
-    let wild = word.bytes().any(|byte| matches!(byte, b'*' | b'?' | b'['));
-    if !wild && view.stat(&resolve(view, &source.join_path(&pattern))?)?.is_none() {
-        return Err(missing(view, word, selector));
-    }
-    let include = if pattern.is_root() {
-        None
-    } else {
-        Some(patterns([String::from_utf8_lossy(pattern.as_bytes()).as_ref()])?)
-    };
+    let (pivot, pattern) = (TreePath::new(pivot), TreePath::new(pattern));
+    let wild = pivot.components().chain(pattern.components()).any(has_wildcard);
+    let include = patterns([String::from_utf8_lossy(pattern.as_bytes()).as_ref()])?;
     let exclude = patterns(selector.excludes.iter().map(String::as_str))?;
-    Ok(Item { name: source.name().to_vec(), source, meta, include, exclude })
+    let mut item = |source: TreePath, meta: Meta| {
+        let name = source.name().to_vec();
+        items.push(Item { name, source, meta, include: Some(include.clone()), exclude: exclude.clone() });
+    };
+    if pivot.components().any(has_wildcard) {
+        return globbed(view, &pivot, word, &mut |_, source, meta| item(source, meta));
+    }
+    let source = resolve(view, &pivot)?;
+    let meta = view.stat(&source)?.ok_or_else(|| missing(view, word, selector))?;
+    if !wild {
+        // What is named must be there without following a link, and be more than the pivot itself.
+        let there = source == pivot && !pattern.is_root() && is_there(view, &source, &pattern)?;
+        if !there {
+            return Err(missing(view, word, selector));
+        }
+    }
+    item(source, meta);
+    let excludes = !wild && !selector.excludes.is_empty();
+    if excludes
+        && let Some(item) = items.last()
+        && !holds_something(view, item)?
+    {
+        let (word, place) = (word.to_owned(), selector.place.clone());
+        return Err(ContextError::Excluded { word, place });
+    }
+    Ok(())
+}
+
+/// Whether there is something at `path` below `base`, with directories above it that are no links.
+fn is_there(view: &dyn View, base: &TreePath, path: &TreePath) -> Result<bool, ContextError> {
+    let mut here = base.clone();
+    let mut above = Some(Kind::Directory);
+    for name in path.components() {
+        if above != Some(Kind::Directory) {
+            return Ok(false);
+        }
+        here = here.join(name);
+        above = view.stat(&here)?.map(|meta| meta.kind);
+    }
+    Ok(above.is_some())
+}
+
+/// Whether anything is left of what was asked for once `--exclude` is applied.
+fn holds_something(view: &dyn View, item: &Item) -> Result<bool, ContextError> {
+    let mut found = false;
+    walk(view, item, &mut |visit| {
+        found |= visit.chosen;
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn has_wildcard(part: &[u8]) -> bool {
@@ -145,18 +209,6 @@ fn has_wildcard(part: &[u8]) -> bool {
         escaped = !escaped && *byte == b'\\';
         wild
     })
-}
-
-fn unescape(path: &TreePath) -> TreePath {
-    let mut text = Vec::new();
-    let mut bytes = path.as_bytes().iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => text.extend(bytes.next()),
-            byte => text.push(*byte),
-        }
-    }
-    TreePath::new(text)
 }
 
 fn missing(view: &dyn View, word: &str, selector: &Selector) -> ContextError {
@@ -305,6 +357,25 @@ mod tests {
             ["a:/", "a:/b", "a:/b/x.txt", "a:/c", "a:/c/x.txt"]
         );
         assert!(chosen(&["a/nope"], true, &[]).is_err());
+        assert!(chosen(&["."], true, &[]).is_err());
+        assert!(chosen(&["link/x.txt"], true, &[]).is_err());
+        assert!(chosen(&["link/./x.txt"], true, &[]).is_err());
+        assert_eq!(chosen(&["link"], true, &[]).unwrap(), [":/", ":/link"]);
+        assert_eq!(chosen(&["*/./b/x.txt"], true, &[]).unwrap(), ["a:/", "a:/b", "a:/b/x.txt"]);
+    }
+
+    #[test]
+    fn what_is_asked_for_with_its_parents_must_not_be_excluded_whole() {
+        assert!(chosen(&["a/b"], true, &["a/b/*.md"]).is_ok());
+        let error = chosen(&["a/b/x.txt"], true, &["a/b"]).unwrap_err().to_string();
+        assert!(error.contains("--exclude") && error.contains("a/b/x.txt"), "{error}");
+        assert!(chosen(&["a/*/x.txt"], true, &["a"]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_backslash_is_part_of_a_name_where_nothing_is_a_pattern() {
+        assert!(chosen(&["top\\.txt"], false, &[]).is_err());
+        assert_eq!(chosen(&["to[p]\\.txt"], false, &[]).unwrap(), ["top.txt:/"]);
     }
 
     #[test]

@@ -302,8 +302,8 @@ pub struct Copy {
 pub struct AddOptions {
     /// `--checksum`.
     pub checksum: Option<Word>,
-    /// `--keep-git-dir`.
-    pub keep_git_dir: bool,
+    /// `--keep-git-dir`; `None` where not written.
+    pub keep_git_dir: Option<bool>,
     /// `--unpack`; `None` where not written.
     pub unpack: Option<bool>,
 }

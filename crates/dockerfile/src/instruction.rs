@@ -368,7 +368,7 @@ impl<'a> Line<'a> {
             if is_add {
                 let options = AddOptions {
                     checksum: flags::value(&self.flags, "checksum", self.escape),
-                    keep_git_dir: flags::switch(&self.flags, "keep-git-dir") == Some(true),
+                    keep_git_dir: flags::switch(&self.flags, "keep-git-dir"),
                     unpack: flags::switch(&self.flags, "unpack"),
                 };
                 Kind::Add(copy, options)

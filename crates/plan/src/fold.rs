@@ -5,7 +5,7 @@ use kiln_dockerfile::{Command, Diagnostic, Instruction, Kind, Pair, Scope, Word}
 use kiln_oci::{Healthcheck, ImageConfig};
 
 use crate::scope::Environment;
-use crate::stages::{DraftBase, Stages, error, place};
+use crate::stages::{DraftBase, Numbers, Stages, error, place};
 use crate::{
     Base, ContentOf, ContentQuestion, CopySource, CopyStep, DirectoryStep, Late, Op, Recipe, Stage, Step,
     StepKeys, TreeSource, Verdict, history,
@@ -19,6 +19,8 @@ pub(crate) struct StageScope {
     pub(crate) env: Environment,
     pub(crate) build_args: Vec<(String, Option<String>)>,
     pub(crate) keys: StepKeys,
+    /// Nothing is below its first step, and it has none.
+    bare: bool,
 }
 
 /// One stage in the making.
@@ -73,9 +75,7 @@ impl<'a, 's> Fold<'a, 's> {
         }
         // Taken out while it is read: folding never looks at another stage's instructions.
         let instructions = std::mem::take(&mut self.stages.drafts[self.index].instructions);
-        let replaced = matches!(self.stages.drafts[self.index].base, DraftBase::Files(_))
-            && self.stages.drafts[self.index].from.name.is_some();
-        if !replaced {
+        if !self.stages.drafts[self.index].replaced {
             for instruction in &instructions {
                 if let Err(diagnostic) = self.instruction(instruction) {
                     self.stages.errors.push(diagnostic);
@@ -83,6 +83,7 @@ impl<'a, 's> Fold<'a, 's> {
             }
         }
         self.stages.drafts[self.index].instructions = instructions;
+        let bare = self.is_bare();
         let draft = &self.stages.drafts[self.index];
         let stage = Stage {
             number: self.index,
@@ -98,7 +99,19 @@ impl<'a, 's> Fold<'a, 's> {
             needed: true,
             needs_tree: true,
         };
-        (stage, StageScope { env: self.env, build_args: self.build_args, keys: self.keys })
+        (stage, StageScope { env: self.env, build_args: self.build_args, keys: self.keys, bare })
+    }
+
+    /// Whether there are no files here: nothing below, and no step so far.
+    pub(crate) fn is_bare(&self) -> bool {
+        let draft = &self.stages.drafts[self.index];
+        self.steps.is_empty()
+            && match &draft.base {
+                DraftBase::Scratch => true,
+                DraftBase::Files(_) => false,
+                DraftBase::Stage(number) => self.scopes[place(*number, self.places)].bare,
+                DraftBase::Image(_) => self.config.rootfs.diff_ids.is_empty(),
+            }
     }
 
     /// Takes over what the base leaves, and gives the base image's digest.
@@ -108,7 +121,9 @@ impl<'a, 's> Fold<'a, 's> {
         match &draft.base {
             DraftBase::Scratch | DraftBase::Files(_) => {
                 self.config = ImageConfig::scratch(&draft.platform);
-                "/".clone_into(&mut self.config.config.working_dir);
+                if !draft.replaced {
+                    "/".clone_into(&mut self.config.config.working_dir);
+                }
             }
             DraftBase::Stage(number) => {
                 let place = place(*number, self.places);
@@ -130,6 +145,9 @@ impl<'a, 's> Fold<'a, 's> {
         }
         self.config.config.on_build = None;
         self.config.created = None;
+        if draft.replaced {
+            return manifest;
+        }
         if self.config.config.env("PATH").is_none() {
             self.config.config.set_env("PATH", DEFAULT_PATH);
         }
@@ -158,9 +176,8 @@ impl<'a, 's> Fold<'a, 's> {
             excludes: Vec::new(),
             add: None,
         };
-        let text = format!("FROM {name}");
+        let text = format!("local source for {name}");
         let (recipe, late) = self.copy_recipe(&copy);
-        self.config.history.push(history::entry(text.clone(), true));
         self.push(Shown { span, lines, text }, Op::Copy(Box::new(copy)), recipe, late);
     }
 
@@ -241,7 +258,7 @@ impl<'a, 's> Fold<'a, 's> {
                 (None, Some(default)) => Some(self.expand(default)?),
                 (None, None) => self.global.value(&name),
             };
-            if let Some(value) = &value {
+            if let Some(value) = value.as_ref().filter(|_| !is_for_scanners(&name)) {
                 self.env.set(&name, value);
             }
             shown.push(value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")));
@@ -296,6 +313,9 @@ impl<'a, 's> Fold<'a, 's> {
         self.config.config.working_dir = shown;
         if path != "/" {
             let owner = self.config.config.user.clone();
+            if crate::fold_copy::is_named(&owner) {
+                self.need_names(word.span, &format!("WORKDIR as USER {owner}"))?;
+            }
             let mut recipe = self.recipe("directory");
             recipe.add("path", &path);
             recipe.add("owner", &owner);
@@ -438,8 +458,9 @@ impl<'a, 's> Fold<'a, 's> {
         &self,
         word: &str,
         span: kiln_dockerfile::Span,
+        numbers: Numbers,
     ) -> Result<TreeSource, Diagnostic> {
-        Ok(match self.stages.tree_source(self.index, word, span)? {
+        Ok(match self.stages.tree_source(self.index, word, span, numbers)? {
             TreeSource::Stage(number) => TreeSource::Stage(place(number, self.places)),
             other => other,
         })
@@ -513,18 +534,22 @@ pub(crate) fn absolute(base: &str, path: &str) -> String {
 fn is_signal(text: &str) -> bool {
     const NAMES: &str = " ABRT ALRM BUS CHLD CLD CONT FPE HUP ILL INT IO IOT KILL PIPE POLL PROF PWR QUIT SEGV STKFLT \
                          STOP SYS TERM TRAP TSTP TTIN TTOU UNUSED URG USR1 USR2 VTALRM WINCH XCPU XFSZ ";
-    if let Ok(number) = text.parse::<u32>() {
-        return (1..=64).contains(&number);
+    // Whether the system that runs the image has it is not asked.
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let real_time = |prefix: &str, sign: char| {
-        name.strip_prefix(prefix).is_some_and(|rest| {
-            rest.is_empty()
-                || rest.strip_prefix(sign).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n <= 30))
-        })
+    let real_time = |prefix: &str, sign: char, most: u32| {
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || (1..=most).any(|number| rest == format!("{sign}{number}")))
     };
-    NAMES.contains(&format!(" {name} ")) || real_time("RTMIN", '+') || real_time("RTMAX", '-')
+    NAMES.contains(&format!(" {name} ")) || real_time("RTMIN", '+', 15) || real_time("RTMAX", '-', 14)
+}
+
+/// ARGs that tell a scanner what to look at: nothing of the stage sees them.
+fn is_for_scanners(name: &str) -> bool {
+    matches!(name, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
 }
 
 impl Scope for Fold<'_, '_> {

@@ -1,10 +1,10 @@
 //! COPY and ADD: sources and destination made absolute, and what of them goes into the key.
 
-use kiln_dockerfile::{AddOptions, Copy, Diagnostic, Instruction, Word, expand_heredoc};
+use kiln_dockerfile::{AddOptions, Copy, Diagnostic, Instruction, Span, Word, expand_heredoc};
 
 use crate::fold::{Fold, Shown, absolute};
 use crate::recipe::{LINKED, PARENT};
-use crate::stages::error;
+use crate::stages::{Numbers, error};
 use crate::{
     AddStep, ContentOf, ContentQuestion, CopySource, CopyStep, InlineFile, Late, Op, Recipe, TreeSource,
 };
@@ -23,7 +23,7 @@ impl Fold<'_, '_> {
                     let hint = "name a stage for it above: FROM $VAR AS name, with a global ARG".to_owned();
                     return Err(error(word.span, message, Some(hint)));
                 }
-                self.tree_source(&word.literal(), word.span)?
+                self.tree_source(&word.literal(), word.span, Numbers::Stages)?
             }
             None => TreeSource::Context,
         };
@@ -36,6 +36,12 @@ impl Fold<'_, '_> {
         }
         let mut inline = Vec::new();
         for heredoc in &copy.heredocs {
+            if heredoc.name.trim_start_matches('/').contains('/') {
+                let message =
+                    format!("<<{}: the name of a heredoc's file must not hold a slash", heredoc.name);
+                let hint = "name the directory in the destination".to_owned();
+                return Err(error(instruction.span, message, Some(hint)));
+            }
             let content = if heredoc.expand {
                 expand_heredoc(&heredoc.content, '\\', &self.env)?
             } else {
@@ -59,6 +65,16 @@ impl Fold<'_, '_> {
             add: add.map(|options| self.add_step(options)).transpose()?,
         };
         check(&step, copy)?;
+        if let Some(chown) = step.chown.as_deref().filter(|chown| is_named(chown)) {
+            let span = copy.chown.as_ref().map_or(instruction.span, |word| word.span);
+            if step.link && step.chmod.is_none() {
+                let message =
+                    format!("--chown={chown}: --link never looks at the image below, where names are kept");
+                let hint = "give numbers, as in --chown=1000:1000, or leave --link out".to_owned();
+                return Err(error(span, message, Some(hint)));
+            }
+            self.need_names(span, &format!("--chown={chown}"))?;
+        }
         let keyword = if add.is_some() { "ADD" } else { "COPY" };
         let mut words = vec![keyword.to_owned()];
         words.extend(step.parents.then(|| "--parents".to_owned()));
@@ -70,6 +86,16 @@ impl Fold<'_, '_> {
         let (recipe, late) = self.copy_recipe(&step);
         self.push(Shown::of(instruction), Op::Copy(Box::new(step)), recipe, late);
         Ok(())
+    }
+
+    /// Fails where names of users have to be looked up and there is no file yet to look them up in.
+    pub(crate) fn need_names(&self, span: Span, what: &str) -> Result<(), Diagnostic> {
+        if !self.is_bare() {
+            return Ok(());
+        }
+        let message =
+            format!("{what}: the stage begins with nothing: there is no /etc/passwd that knows the name");
+        Err(error(span, message, Some("give a number, or copy an /etc/passwd first".to_owned())))
     }
 
     fn flag(&self, word: Option<&Word>) -> Result<Option<String>, Diagnostic> {
@@ -122,7 +148,7 @@ impl Fold<'_, '_> {
         recipe.add("parents", step.parents.to_string());
         recipe.add_list("excludes", &step.excludes);
         if let Some(add) = &step.add {
-            recipe.add("keep git directory", add.keep_git_dir.to_string());
+            recipe.add("keep git directory", add.keep_git_dir.unwrap_or(false).to_string());
             recipe.add("unpack", format!("{:?}", add.unpack));
         }
         let from = if paths.is_empty() {
@@ -152,6 +178,11 @@ impl Fold<'_, '_> {
     }
 }
 
+/// Whether an owner has a name in it that has to be looked up: user or group.
+pub(crate) fn is_named(owner: &str) -> bool {
+    owner.splitn(2, ':').any(|part| !matches!(part, "" | "root") && part.parse::<u32>().is_err())
+}
+
 /// What a source word is. Only ADD takes URLs and git addresses.
 fn source(text: String, word: &Word, add: bool) -> Result<CopySource, Diagnostic> {
     let kind = if is_git(&text) {
@@ -175,16 +206,14 @@ fn is_git(text: &str) -> bool {
     }
     if text.starts_with("http://") || text.starts_with("https://") {
         let path = text.split(['#', '?']).next().unwrap_or(text);
-        return path.trim_end_matches('/').strip_suffix(".git").is_some();
+        return path.strip_suffix(".git").is_some();
     }
     // user@host:path, as scp writes it.
-    text.split_once('@').is_some_and(|(user, rest)| {
-        !user.is_empty()
-            && user.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-            && rest
-                .split_once(':')
-                .is_some_and(|(host, path)| host.contains('.') && !host.contains('/') && !path.is_empty())
-    })
+    let plain = |text: &str, more: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    let place = text.split_once('@').and_then(|(user, rest)| Some((user, rest.split_once(':')?.0)));
+    place.is_some_and(|(user, host)| plain(user, "-_") && plain(host, "-."))
 }
 
 /// The destination, absolute and clean, with a slash at its end where it is written as a directory.
@@ -237,10 +266,13 @@ mod tests {
 
     #[test]
     fn git_addresses_are_told_from_urls_and_paths() {
-        for text in ["git://h/r", "https://h/r.git#v1", "git@example.com:a/b", "ssh://git@h/r"] {
+        for text in ["git://h/r", "https://h/r.git#v1", "git@example.com:a/b", "ssh://git@h/r", "user@file:x"]
+        {
             assert!(is_git(text), "{text}");
         }
-        for text in ["https://h/a.tar.gz", "a@b", "dir/file.git", "user@file:x"] {
+        for text in
+            ["https://h/a.tar.gz", "https://h/r.git/", "a@b", "dir/file.git", "d/user@file:x", "a.b@c:d"]
+        {
             assert!(!is_git(text), "{text}");
         }
     }

@@ -3,7 +3,7 @@
 use kiln_dockerfile::{Command, Diagnostic, Instruction, Mount, MountKind, Run};
 
 use crate::fold::{Fold, Shown, absolute};
-use crate::stages::error;
+use crate::stages::{Numbers, error};
 use crate::{ContentOf, ContentQuestion, Late, Op, Recipe, RunMount, RunStep, Script, TreeSource, history};
 
 /// Where a script given as a heredoc is put.
@@ -70,7 +70,7 @@ impl Fold<'_, '_> {
             let mut text = line.clone();
             for heredoc in &run.heredocs {
                 text.push('\n');
-                text.push_str(&heredoc.content);
+                text.push_str(&heredoc.written);
                 text.push_str(&heredoc.name);
             }
             return Ok((self.with_shell(text), None));
@@ -89,19 +89,22 @@ impl Fold<'_, '_> {
     fn mount(&self, mut mount: Mount, span: kiln_dockerfile::Span) -> Result<RunMount, Diagnostic> {
         let source = match mount.kind {
             MountKind::Bind | MountKind::Cache if !mount.from.is_empty() => {
-                self.tree_source(&mount.from, span)?
+                self.tree_source(&mount.from, span, Numbers::Names)?
             }
             MountKind::Bind => TreeSource::Context,
             _ => TreeSource::Empty,
         };
-        if !mount.target.is_empty() {
-            if mount.kind == MountKind::Cache && mount.id.is_empty() {
-                mount.id = absolute("/", &mount.target);
-            }
-            mount.target = absolute(&self.config.config.working_dir, &mount.target);
-            if mount.target == "/" {
-                return Err(error(span, "--mount: the target can't be /", None));
-            }
+        if mount.kind == MountKind::Cache && mount.id.is_empty() {
+            mount.id = clean(&mount.target);
+        }
+        match mount.kind {
+            // Their usual places are given to them where they are lent; a relative target is seen from the root.
+            MountKind::Secret | MountKind::Ssh if mount.target.is_empty() => {}
+            MountKind::Secret | MountKind::Ssh => mount.target = absolute("/", &mount.target),
+            _ => mount.target = absolute(&self.config.config.working_dir, &mount.target),
+        }
+        if mount.target == "/" {
+            return Err(error(span, "--mount: the target can't be /", None));
         }
         Ok(RunMount { mount, source })
     }
@@ -147,6 +150,22 @@ impl Fold<'_, '_> {
         };
         wanted.then_some(Late { field, question })
     }
+}
+
+/// A path as Go's `path.Clean` leaves it: a relative one stays relative.
+fn clean(path: &str) -> String {
+    if path.starts_with('/') {
+        return absolute("/", path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
 }
 
 /// A mount's options as they go into a key. A secret's value isn't there to be found: only its id.
@@ -196,7 +215,14 @@ pub(crate) fn is_proxy(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_lone_heredoc;
+    use super::{clean, is_lone_heredoc};
+
+    #[test]
+    fn a_cache_without_an_id_is_known_by_its_target_as_it_is_written_but_clean() {
+        for (path, id) in [("/a//b/", "/a/b"), ("a/./b/..", "a"), ("../x", "../x"), ("", "."), ("/..", "/")] {
+            assert_eq!(clean(path), id, "{path:?}");
+        }
+    }
 
     #[test]
     fn a_heredoc_with_a_command_beside_it_is_not_alone() {

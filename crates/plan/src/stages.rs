@@ -70,6 +70,9 @@ fn finish(config: &mut kiln_oci::ImageConfig, request: &Request) {
             config.variant.clone_from(&request.platform.variant);
         }
     }
+    let Platform { os, architecture, variant } =
+        Platform::new(&config.os, &config.architecture, config.variant.as_deref());
+    (config.os, config.architecture, config.variant) = (os, architecture, variant);
 }
 
 /// Build args that no ARG declares, as sentences.
@@ -119,6 +122,8 @@ pub(crate) struct Draft {
     /// Triggers first, once they are known.
     pub(crate) instructions: Vec<Instruction>,
     triggers_in: bool,
+    /// A named context has the stage's own name: it is the stage, whatever the instructions say.
+    pub(crate) replaced: bool,
 }
 
 /// What a stage begins with; stages by their number in the file.
@@ -129,6 +134,15 @@ pub(crate) enum DraftBase {
     Image(ImageName),
     /// A named context of files: they are the stage.
     Files(String),
+}
+
+/// What a number after `from=` is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// A stage, as COPY has it.
+    Stages,
+    /// A name like any other, as mounts have it.
+    Names,
 }
 
 /// All stages, and what is asked and wrong so far.
@@ -226,6 +240,7 @@ impl Draft {
             platform: request.platform.clone(),
             instructions: Vec::new(),
             triggers_in: true,
+            replaced: false,
         }
     }
 }
@@ -248,10 +263,12 @@ fn draft(
     if let Some((name, context)) = own {
         draft.base = context_base(name, context);
         draft.triggers_in = true;
+        draft.replaced = true;
         return Ok(draft);
     }
     let text = expand_from(&from.image, global, "FROM")?;
-    draft.base = match earlier.iter().rposition(|stage| has_name(stage, &text)) {
+    // Names of stages are kept in small letters, and FROM asks for one as it is written: a stage Foo is `FROM foo`.
+    draft.base = match earlier.iter().rposition(|stage| stage.from.name.as_deref() == Some(&*text)) {
         Some(index) => {
             if from.platform.is_none() {
                 draft.platform = earlier[index].platform.clone();
@@ -265,7 +282,14 @@ fn draft(
                 draft.platform = request.platform.clone();
                 DraftBase::Scratch
             }
-            None => DraftBase::Image(image_name(&text, from.image.span)?),
+            None => DraftBase::Image(image_name(&text, from.image.span).map_err(|error| {
+                let stage = earlier.iter().rev().find(|stage| has_name(stage, &text));
+                let name = stage.and_then(|stage| stage.from.name.clone());
+                Diagnostic {
+                    hint: name.map(|name| format!("write FROM {name} for the stage")).or(error.hint),
+                    ..error
+                }
+            })?),
         },
     };
     Ok(draft)
@@ -314,13 +338,16 @@ fn targets(drafts: &[Draft], request: &Request) -> Result<Vec<usize>, Vec<Diagno
     let mut found = Vec::new();
     let mut errors = Vec::new();
     for target in &request.targets {
-        let by_number = || target.parse().ok().filter(|number| *number < drafts.len());
-        match drafts.iter().rposition(|stage| has_name(stage, target)).or_else(by_number) {
+        match drafts.iter().rposition(|stage| has_name(stage, target)) {
             Some(index) if found.contains(&index) => {}
             Some(index) => found.push(index),
             None => {
                 let near = nearest(target, drafts.iter().filter_map(|stage| stage.from.name.as_deref()));
-                let hint = near.map(|name| format!("did you mean {name:?}?"));
+                let number = target
+                    .parse::<usize>()
+                    .is_ok()
+                    .then(|| "stages are built by their names: write FROM … AS name".to_owned());
+                let hint = near.map(|name| format!("did you mean {name:?}?")).or(number);
                 let span = drafts.last().map_or(Span { start: 0, end: 0 }, |stage| stage.span);
                 errors.push(error(
                     span,
@@ -431,16 +458,19 @@ impl Stages<'_> {
 
     /// The trees that a stage's instructions read; stages by number.
     fn sources_of(&mut self, index: usize) -> Vec<(TreeSource, Span)> {
-        let mut words: Vec<(String, Span)> = Vec::new();
+        let mut words: Vec<(String, Span, Numbers)> = Vec::new();
+        if self.drafts[index].replaced {
+            return Vec::new();
+        }
         for instruction in &self.drafts[index].instructions {
             match &instruction.kind {
                 Kind::Copy(copy) | Kind::Add(copy, _) => {
-                    words.extend(copy.from.as_ref().map(|word| (word.literal(), word.span)));
+                    words.extend(copy.from.as_ref().map(|word| (word.literal(), word.span, Numbers::Stages)));
                 }
                 Kind::Run(run) => {
                     let mounts = run.mounts.iter().filter_map(|flag| {
                         let mount = flag.resolve(&Environment::default()).ok()?;
-                        (!mount.from.is_empty()).then_some((mount.from, flag.value.span))
+                        (!mount.from.is_empty()).then_some((mount.from, flag.value.span, Numbers::Names))
                     });
                     words.extend(mounts);
                 }
@@ -448,8 +478,8 @@ impl Stages<'_> {
             }
         }
         let mut sources = Vec::new();
-        for (word, span) in words {
-            match self.tree_source(index, &word, span) {
+        for (word, span, numbers) in words {
+            match self.tree_source(index, &word, span, numbers) {
                 Ok(source) => sources.push((source, span)),
                 Err(diagnostic) => self.errors.push(diagnostic),
             }
@@ -457,10 +487,16 @@ impl Stages<'_> {
         sources
     }
 
-    /// What `--from=WORD` means in the stage `index`; stages by number.
-    pub(crate) fn tree_source(&self, index: usize, word: &str, span: Span) -> Result<TreeSource, Diagnostic> {
+    /// What `from=WORD` means in the stage `index`; stages by number.
+    pub(crate) fn tree_source(
+        &self,
+        index: usize,
+        word: &str,
+        span: Span,
+        numbers: Numbers,
+    ) -> Result<TreeSource, Diagnostic> {
         let by_name = self.drafts.iter().rposition(|stage| has_name(stage, word));
-        let number = word.parse::<usize>().ok();
+        let number = word.parse::<usize>().ok().filter(|_| numbers == Numbers::Stages);
         if let Some(number) = number.filter(|number| by_name.is_none() && *number >= self.drafts.len()) {
             let message = format!("--from={number}: there is no such stage; they are numbered from 0");
             return Err(error(span, message, None));

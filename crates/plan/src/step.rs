@@ -209,8 +209,8 @@ pub struct InlineFile {
 pub struct AddStep {
     /// `--checksum`.
     pub checksum: Option<String>,
-    /// `--keep-git-dir`.
-    pub keep_git_dir: bool,
+    /// `--keep-git-dir`; `None` where not written.
+    pub keep_git_dir: Option<bool>,
     /// `--unpack`; `None` means local archives only.
     pub unpack: Option<bool>,
 }

@@ -241,10 +241,11 @@ fn lend(mount: Mount) -> Result<Action, SandboxError> {
             let layers = layers(&lowers, writable)?;
             action(missing, What::Stack { layers, source: source.into_os_string().into_vec() })
         }
-        MountSource::Tmpfs { size, mode } => {
+        MountSource::Tmpfs { size, mode, readonly } => {
             let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
             let options = c_bytes(format!("mode=0{mode:o}{size}").into_bytes())?;
-            let flags = MountFlags::NOSUID | MountFlags::NODEV;
+            let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+            flags.set(MountFlags::RDONLY, readonly);
             action(Missing::Directory, What::New { kind: c"tmpfs".to_owned(), flags, options, instead: None })
         }
         MountSource::File { contents, mode, uid, gid } => {
@@ -353,8 +354,10 @@ mod tests {
     #[test]
     fn mounts_at_the_root_or_at_relative_paths_are_refused() {
         for target in ["/", "/.", "x", "/.."] {
-            let mount =
-                Mount { source: MountSource::Tmpfs { size: None, mode: 0o1777 }, target: target.into() };
+            let mount = Mount {
+                source: MountSource::Tmpfs { size: None, mode: 0o1777, readonly: false },
+                target: target.into(),
+            };
             let error = lend(mount).unwrap_err();
             assert!(error.to_string().contains("name an absolute path below /"), "{error}");
         }

@@ -117,6 +117,8 @@ pub enum MountSource {
         size: Option<u64>,
         /// Its permissions, such as 0o1777.
         mode: u32,
+        /// Whether the step may not write. Only where mounts work.
+        readonly: bool,
     },
     /// A file of its own, such as a secret: in memory where mounts work, else on disk for as long as the step runs.
     File {

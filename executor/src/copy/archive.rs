@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use kiln_context::open_archive;
 use kiln_rootfs::{
     DeltaBuilder, Entry, EntryKind, Kind, Meta, RootfsError, TarReader, Timestamp, TreePath, View, Xattrs,
-    resolve_parent,
+    resolve, resolve_parent,
 };
 
 use super::CopyError;
@@ -60,26 +60,32 @@ impl Unpacking<'_, '_> {
         if path.is_root() {
             return Ok(());
         }
-        let path = self.inside(&path)?;
-        self.builder.mkdir_all(&path.parent().unwrap_or_default(), (0, 0), 0o755)?;
+        let named = path;
+        let path = self.inside(&named)?;
+        let above = path.parent().unwrap_or_default();
+        if self.builder.stat(&above)?.is_none() {
+            self.refuse_dangling(&named)?;
+            self.builder.mkdir_all(&above, (0, 0), 0o755)?;
+        }
         let meta = self.meta(entry);
+        let xattrs = kept(&entry.xattrs);
         match entry.kind {
             EntryKind::HardLink => self.hard_link(&path, &TreePath::new(&entry.link))?,
             EntryKind::New(Kind::Directory) => {
-                self.builder.put_dir(&path, &meta, &entry.xattrs)?;
+                self.builder.put_dir(&path, &meta, &xattrs)?;
                 self.directories.push((path, entry.mtime));
             }
             EntryKind::New(Kind::File) => match &entry.pieces {
-                None => _ = self.builder.put_content(&path, stored, &meta, &entry.xattrs)?,
+                None => _ = self.builder.put_content(&path, stored, &meta, &xattrs)?,
                 Some(pieces) => {
                     let mut whole = Whole { stored, pieces, size: entry.size, at: 0 };
-                    self.builder.put_content(&path, &mut whole, &meta, &entry.xattrs)?;
+                    self.builder.put_content(&path, &mut whole, &meta, &xattrs)?;
                 }
             },
             EntryKind::New(Kind::Symlink) => {
-                self.builder.put_symlink(&path, &entry.link, &meta, &entry.xattrs)?;
+                self.builder.put_symlink(&path, &entry.link, &meta, &xattrs)?;
             }
-            EntryKind::New(_) => self.special(&path, &meta, &entry.xattrs)?,
+            EntryKind::New(_) => self.special(&path, &meta, &xattrs)?,
         }
         Ok(())
     }
@@ -88,6 +94,22 @@ impl Unpacking<'_, '_> {
     fn inside(&self, path: &TreePath) -> Result<TreePath, CopyError> {
         let inside = Inside { view: self.builder, root: self.target };
         Ok(self.target.join_path(&resolve_parent(&inside, path)?))
+    }
+
+    /// Fails where a link on the way to `path` leads to nothing: nothing is made behind a link.
+    fn refuse_dangling(&self, path: &TreePath) -> Result<(), CopyError> {
+        let mut above = path.parent();
+        while let Some(at) = above {
+            let link = self.builder.stat(&self.inside(&at)?)?.is_some_and(|meta| meta.kind == Kind::Symlink);
+            let inside = Inside { view: self.builder, root: self.target };
+            if link && inside.stat(&resolve(&inside, &at)?)?.is_none() {
+                return Err(CopyError::Wrong(format!(
+                    "{path} lies behind the link {at}, which leads to nothing"
+                )));
+            }
+            above = at.parent();
+        }
+        Ok(())
     }
 
     fn meta(&self, entry: &Entry) -> Meta {
@@ -139,6 +161,11 @@ impl Unpacking<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The attributes that come along from an archive: file capabilities, and nothing else, as with BuildKit.
+fn kept(xattrs: &Xattrs) -> Xattrs {
+    xattrs.iter().filter(|(name, _)| name == b"security.capability").cloned().collect()
 }
 
 /// A directory of a tree as a tree of its own.

@@ -5,6 +5,7 @@ mod archive;
 mod mode;
 mod owner;
 mod place;
+mod read;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,6 +23,7 @@ use mode::Mode;
 use place::Placing;
 
 pub(crate) use owner::text;
+pub(crate) use read::words_of_context;
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,8 @@ pub(crate) struct Sources {
     pub scratch: PathBuf,
     /// The time of the build, seconds since 1970: the time of heredoc files.
     pub now: i64,
+    /// All that the build reads of the same context, as words; `None` where it is no context.
+    pub read: Option<Vec<String>>,
 }
 
 /// What came of a copy.
@@ -106,6 +110,7 @@ pub(crate) fn copy(
         match source {
             CopySource::Path(word) => {
                 if !paths(step, word, sources, &mut placing)? {
+                    read::check(word, sources)?;
                     warnings.push(format!("{word} matches nothing in {}", sources.place));
                 }
             }

@@ -24,8 +24,8 @@ pub struct LintFacts<'a> {
     pub platform: String,
     /// The build's arguments.
     pub build_args: BTreeMap<String, String>,
-    /// The environments of base images, by the name that FROM gives once it is expanded.
-    pub environments: BTreeMap<String, BTreeMap<String, String>>,
+    /// The environments of base images, by where their FROM begins in the text.
+    pub environments: BTreeMap<u32, BTreeMap<String, String>>,
 }
 
 impl Default for LintFacts<'_> {

@@ -157,7 +157,7 @@ impl Walk<'_> {
         self.stage = if let Some(base) = self.named.get(&image) {
             Stage { command: None, entrypoint: None, healthcheck: None, ..base.clone() }
         } else {
-            let mut environment = self.facts.environments.get(&image).cloned().unwrap_or_default();
+            let mut environment = self.facts.environments.get(&at.span.start).cloned().unwrap_or_default();
             environment.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
             Stage { environment, ..Stage::default() }
         };

@@ -74,7 +74,7 @@ fn what_the_base_image_and_the_build_set_is_defined() {
     assert_eq!(rules(text, &LintFacts::default()), found);
     let environment = BTreeMap::from([("JAVA_HOME".to_owned(), "/j".to_owned())]);
     let facts = LintFacts {
-        environments: BTreeMap::from([("img:1".to_owned(), environment)]),
+        environments: BTreeMap::from([(6, environment)]),
         build_args: BTreeMap::from([("V".to_owned(), "1".to_owned())]),
         ..LintFacts::default()
     };

@@ -71,9 +71,9 @@ fn args_reach_child_stages() {
 }
 
 #[test]
-fn a_target_is_a_name_or_a_number_and_several_are_planned() {
+fn a_target_is_a_name_and_several_are_planned() {
     let mut request = request();
-    request.targets = vec!["one".into(), "2".into()];
+    request.targets = vec!["one".into(), "TWO".into()];
     let plan =
         plan_with("FROM b AS zero\nFROM b AS one\nFROM b AS two\n", &request, &base(&[], &[])).unwrap();
     assert_eq!(plan.stages.iter().map(|stage| stage.number).collect::<Vec<_>>(), [1, 2]);
@@ -90,6 +90,23 @@ fn what_is_wrong_is_said_with_what_to_do() {
     assert!(message("FROM b\nEXPOSE 99999\n").contains("99999"));
     assert!(message("FROM b\nSTOPSIGNAL NOPE\n").contains("NOPE"));
     assert!(message("FROM b\nCOPY https://x/y /\n").contains("ADD"));
+}
+
+#[test]
+fn a_number_is_no_target() {
+    let mut request = request();
+    request.targets = vec!["0".into()];
+    let errors = plan_with("FROM b AS build\n", &request, &base(&[], &[])).unwrap_err();
+    assert!(errors[0].message.contains("no such stage"), "{errors:?}");
+    assert!(errors[0].hint.as_deref().unwrap().contains("AS name"), "{errors:?}");
+}
+
+#[test]
+fn from_asks_for_a_stage_as_it_is_kept_and_copy_for_any_case() {
+    let error = message("FROM b AS Foo\nFROM FOO\n");
+    assert!(error.contains("lower") || error.contains("FOO"), "{error}");
+    let plan = planned("FROM b AS Foo\nFROM b\nCOPY --from=FOO /x /\n");
+    assert_eq!(plan.stages.len(), 2);
 }
 
 #[test]

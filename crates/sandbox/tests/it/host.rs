@@ -88,7 +88,7 @@ mod inside {
             (MountSource::File { contents, mode: 0o400, uid: 0, gid: 0 }, "/run/secrets/key"),
             (bind("/tmp/source", true), "/data"),
             (bind("/tmp/cache", false), "/root/.cache"),
-            (MountSource::Tmpfs { size: None, mode: 0o1777 }, "/usr"),
+            (MountSource::Tmpfs { size: None, mode: 0o1777, readonly: false }, "/usr"),
         ];
         let script = "busybox cat /run/secrets/key /data/f; echo x > /root/.cache/x; busybox ls /usr /data";
         let ran = ran(request(enclosure, mounts, script)).unwrap();

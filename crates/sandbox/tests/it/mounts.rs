@@ -193,7 +193,7 @@ fn a_tmpfs_is_empty_writable_and_gone_afterwards() {
     for stage in Stage::every() {
         fs::write(stage.tree("tmp/own"), "").unwrap();
         let before = stage.listing();
-        let tmpfs = MountSource::Tmpfs { size: Some(1 << 20), mode: 0o1777 };
+        let tmpfs = MountSource::Tmpfs { size: Some(1 << 20), mode: 0o1777, readonly: false };
         let script = "busybox ls /tmp; echo x > /tmp/f; busybox stat -c %a /tmp; \
                       busybox dd if=/dev/zero of=/tmp/big bs=1M count=2 2>/dev/null || echo full";
         let ran = with(&stage, vec![(tmpfs, "/tmp")], script);
