@@ -1,7 +1,8 @@
 //! Builds as data: one file a case, with its Dockerfile, its context and what must come out.
 //!
 //! A case file has sections, each under a line `-- NAME --`: `setup` (shell commands that make the context, run in it),
-//! `flags` (one a line; `$CASE` is the case's own directory), `ignore` (the context's `.dockerignore`), `Dockerfile`, and
+//! `flags` (one a line; `$CASE` is the case's own directory), `ignore` (the context's `.dockerignore`), `Dockerfile`
+//! (`$WEB` is a web server that serves the directory `www` beside the context), and
 //! what is expected: `tree`, `layers` and `config`, or `fails` with the first line of the error. The base image of
 //! [`base_layout`] is there under the name `base`.
 
@@ -84,7 +85,8 @@ impl Case {
         let directory = tempfile::tempdir().unwrap();
         let context = directory.path().join("context");
         std::fs::create_dir(&context).unwrap();
-        self.prepare(directory.path(), &context)?;
+        let web = crate::servers::FileServer::start(&directory.path().join("www")).address;
+        self.prepare(directory.path(), &context, &web)?;
         let layout = directory.path().join("layout");
         let mut command = Command::new(kiln);
         command.arg("executor").arg("--context").arg(&context);
@@ -104,18 +106,20 @@ impl Case {
         let mut found = BTreeMap::new();
         if !output.status.success() {
             let line = log.lines().find(|line| line.starts_with("error: ")).ok_or(log.clone())?;
-            found.insert("fails".to_owned(), format!("{}\n", line.replace(&own, "$CASE")));
+            let line = line.replace(&own, "$CASE").replace(&web, "$WEB");
+            found.insert("fails".to_owned(), format!("{line}\n"));
             return Ok(found);
         }
         let image = Image::read(&layout);
         found.insert("tree".to_owned(), image.tree_beside(&Image::read(base)));
         found.insert("layers".to_owned(), image.layers_text(1));
-        found.insert("config".to_owned(), image.config_text());
+        found.insert("config".to_owned(), image.config_text().replace(&web, "$WEB"));
         Ok(found)
     }
 
-    fn prepare(&self, directory: &Path, context: &Path) -> Result<(), String> {
-        std::fs::write(context.join("Dockerfile"), self.section("Dockerfile").unwrap_or_default()).unwrap();
+    fn prepare(&self, directory: &Path, context: &Path, web: &str) -> Result<(), String> {
+        let dockerfile = self.section("Dockerfile").unwrap_or_default().replace("$WEB", web);
+        std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
         if let Some(ignore) = self.section("ignore") {
             std::fs::write(context.join(".dockerignore"), ignore).unwrap();
         }

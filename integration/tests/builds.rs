@@ -287,3 +287,15 @@ fn an_agents_socket_has_the_mode_and_owner_that_the_step_asks_for() {
         ]
     );
 }
+
+#[test]
+fn what_the_base_image_sets_is_no_undefined_variable() {
+    let bench = Bench::new();
+    let base = bench.build("FROM base\nENV PLACE=/j\n", &[]);
+    let context = format!("img=oci-layout://{}", base.succeeded().layout.display());
+    let built = bench
+        .build("FROM img AS one\nWORKDIR $PLACE\nFROM one\nLABEL a=$NOPE\n", &["--build-context", &context]);
+    let log = built.succeeded().log();
+    assert_eq!(log.matches("UndefinedVar").count(), 1, "{log}");
+    assert!(log.contains("$NOPE"), "{log}");
+}

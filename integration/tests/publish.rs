@@ -68,11 +68,21 @@ fn a_stage_for_the_building_machine_runs_once_for_all_platforms() {
 #[test]
 fn run_for_a_foreign_machine_without_an_emulator_is_refused_at_its_line() {
     let work = work();
-    let dockerfile = "FROM scratch\nADD base.tar /\nENV PATH=/bin\nRUN echo x\n";
-    let output = work.build(dockerfile, &["--no-push", "--platform", FOREIGN]);
+    let base = work.name("foreign:1");
+    work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\n", &["-d", &base, "--platform", FOREIGN]);
+    let dockerfile = format!("FROM {base}\nRUN echo x\n");
+    let output = work.build(&dockerfile, &["--no-push", "--platform", FOREIGN]);
     let log = text(&output);
     assert_eq!(output.status.code(), Some(1), "{log}");
-    assert!(log.contains("Dockerfile:4") && log.contains("binfmt_misc") && log.contains(FOREIGN), "{log}");
+    assert!(log.contains("Dockerfile:2") && log.contains("binfmt_misc") && log.contains(FOREIGN), "{log}");
+}
+
+#[test]
+fn what_is_put_into_an_empty_stage_runs_whatever_platform_the_image_is_for() {
+    let work = work();
+    let dockerfile = "FROM scratch\nADD base.tar /\nENV PATH=/bin\nRUN echo it runs >&2\n";
+    let log = work.builds(dockerfile, &["--no-push", "--platform", FOREIGN]);
+    assert!(log.lines().any(|line| line.trim() == "it runs"), "{log}");
 }
 
 #[test]

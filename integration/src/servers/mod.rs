@@ -4,6 +4,7 @@
 mod clouds;
 mod cut;
 mod faulty;
+mod files;
 mod forward;
 mod front;
 mod git;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use clouds::{Azurite, FakeGcs, Moto, S3rver};
 pub use cut::Cut;
 pub use faulty::{Faulty, Wrong};
+pub use files::FileServer;
 pub use forward::Forward;
 pub use front::{Front, answer_site, registry_site};
 pub use git::{GitServer, Repo};
