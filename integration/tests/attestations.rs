@@ -196,11 +196,12 @@ fn contexts_and_repositories_from_elsewhere_are_materials() {
     let source = &said["buildDefinition"]["externalParameters"]["configSource"];
     assert_eq!((&source["uri"], &source["digest"]), (&material["uri"], &material["digest"]), "{said}");
     assert_eq!(complete(&said), true);
-    // ADD, and a named context. A tag is a commit.
+    // ADD, and a named context. An annotated tag is its own object, as BuildKit has it.
+    let tag = repo.git(&["rev-parse", "v1"]);
     let context = work.bench.context().display().to_string();
     let secret = format!("id=GIT_AUTH_HEADER,src={secret}");
     let said = build(&context, &format!("FROM scratch\nADD {url}#v1 /x\n"), &["--secret", &secret]);
-    let tagged = serde_json::json!({"uri": format!("{url}#v1"), "digest": {"sha1": &commit}});
+    let tagged = serde_json::json!({"uri": format!("{url}#v1"), "digest": {"sha1": tag}});
     assert_eq!(used(&said), Value::Array(vec![tagged]));
     assert_eq!(complete(&said), true);
     let named = format!("src={url}");

@@ -31,7 +31,7 @@ pub struct Arrived {
     pub pin: Option<Pin>,
 }
 
-/// Something elsewhere, named so that it can't be another one: an archive by its digest, a revision by its commit.
+/// Something elsewhere, named so that it can't be another one: an archive by its digest, a revision by its commit or tag object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
     /// Where it was; no login and no signature is in it.

@@ -112,14 +112,16 @@ impl GitRequest {
 }
 
 impl GitRequest {
-    /// The commit that `revision` is, and where it was; as BuildKit names it, the reference is part of the address.
+    /// What `revision` is, and where it was, as BuildKit names it: the reference is part of the address, and an annotated
+    /// tag is its own object, which names the commit.
     pub fn pin(&self, revision: &Revision) -> Pin {
         let reference = self.address.reference.as_ref().or(self.address.commit.as_ref());
         let reference = reference.map_or_else(String::new, |name| format!("#{name}"));
+        let object = revision.tag.as_ref().unwrap_or(&revision.commit);
         Pin {
             uri: format!("{}{reference}", self.address.remote),
-            algorithm: if revision.commit.len() == 64 { "sha256" } else { "sha1" },
-            digest: revision.commit.clone(),
+            algorithm: if object.len() == 64 { "sha256" } else { "sha1" },
+            digest: object.clone(),
         }
     }
 }
