@@ -110,7 +110,10 @@ impl<'a, 's> Fold<'a, 's> {
                 DraftBase::Scratch => true,
                 DraftBase::Files(_) => false,
                 DraftBase::Stage(number) => self.scopes[place(*number, self.places)].bare,
-                DraftBase::Image(_) => self.config.rootfs.diff_ids.is_empty(),
+                DraftBase::Image(_) => {
+                    self.config.rootfs.diff_ids.is_empty()
+                        && self.config.history.iter().all(|entry| entry.empty_layer)
+                }
             }
     }
 

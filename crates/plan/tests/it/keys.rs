@@ -19,17 +19,17 @@ fn keys(text: &str) -> Vec<StepKey> {
 
 #[test]
 fn every_relevant_input_changes_the_key() {
-    let before = keys("FROM b\nARG A=1\nENV E=1\nUSER u\nWORKDIR /w\nRUN x\n");
+    let before = keys("FROM b\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /w\nRUN x\n");
     for other in [
-        "FROM c\nARG A=1\nENV E=1\nUSER u\nWORKDIR /w\nRUN x\n",
-        "FROM b\nARG A=2\nENV E=1\nUSER u\nWORKDIR /w\nRUN x\n",
-        "FROM b\nARG A=1\nENV E=2\nUSER u\nWORKDIR /w\nRUN x\n",
-        "FROM b\nARG A=1\nENV E=1\nUSER v\nWORKDIR /w\nRUN x\n",
-        "FROM b\nARG A=1\nENV E=1\nUSER u\nWORKDIR /v\nRUN x\n",
-        "FROM b\nARG A=1\nENV E=1\nUSER u\nWORKDIR /w\nRUN y\n",
-        "FROM b\nARG A=1\nENV E=1\nUSER u\nWORKDIR /w\nRUN --mount=type=cache,target=/c x\n",
-        "FROM b\nARG A=1\nENV E=1\nUSER u\nWORKDIR /w\nRUN --network=none x\n",
-        "FROM b\nARG A=1\nENV E=1\nUSER u\nWORKDIR /w\nSHELL [\"/bin/bash\", \"-c\"]\nRUN x\n",
+        "FROM c\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /w\nRUN x\n",
+        "FROM b\nARG A=2\nENV E=1\nUSER 7\nWORKDIR /w\nRUN x\n",
+        "FROM b\nARG A=1\nENV E=2\nUSER 7\nWORKDIR /w\nRUN x\n",
+        "FROM b\nARG A=1\nENV E=1\nUSER 8\nWORKDIR /w\nRUN x\n",
+        "FROM b\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /v\nRUN x\n",
+        "FROM b\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /w\nRUN y\n",
+        "FROM b\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /w\nRUN --mount=type=cache,target=/c x\n",
+        "FROM b\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /w\nRUN --network=none x\n",
+        "FROM b\nARG A=1\nENV E=1\nUSER 7\nWORKDIR /w\nSHELL [\"/bin/bash\", \"-c\"]\nRUN x\n",
     ] {
         assert_ne!(before.last(), keys(other).last(), "{other}");
     }

@@ -28,7 +28,7 @@ fn stages_are_found_by_name_and_number_whatever_the_case() {
         })
         .collect();
     assert_eq!(from, [TreeSource::Stage(0), TreeSource::Stage(0)]);
-    assert_eq!(planned("FROM b AS one\nRUN x\nFROM ONE\n").stages[1].base, Base::Stage(0));
+    assert_eq!(planned("FROM b AS ONE\nRUN x\nFROM one\n").stages[1].base, Base::Stage(0));
 }
 
 #[test]
