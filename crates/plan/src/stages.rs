@@ -338,16 +338,14 @@ fn targets(drafts: &[Draft], request: &Request) -> Result<Vec<usize>, Vec<Diagno
     let mut found = Vec::new();
     let mut errors = Vec::new();
     for target in &request.targets {
-        match drafts.iter().rposition(|stage| has_name(stage, target)) {
+        // BuildKit knows no numbers here; kaniko's users write them, and the warmer names every stage so.
+        let by_number = || target.parse().ok().filter(|number| *number < drafts.len());
+        match drafts.iter().rposition(|stage| has_name(stage, target)).or_else(by_number) {
             Some(index) if found.contains(&index) => {}
             Some(index) => found.push(index),
             None => {
                 let near = nearest(target, drafts.iter().filter_map(|stage| stage.from.name.as_deref()));
-                let number = target
-                    .parse::<usize>()
-                    .is_ok()
-                    .then(|| "stages are built by their names: write FROM … AS name".to_owned());
-                let hint = near.map(|name| format!("did you mean {name:?}?")).or(number);
+                let hint = near.map(|name| format!("did you mean {name:?}?"));
                 let span = drafts.last().map_or(Span { start: 0, end: 0 }, |stage| stage.span);
                 errors.push(error(
                     span,
