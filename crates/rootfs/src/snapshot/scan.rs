@@ -140,8 +140,10 @@ impl Scan<'_> {
     /// Reads the directory that the stack has entered.
     fn descend(&mut self, recorded: bool) -> io::Result<()> {
         let mut entries = Vec::new();
+        // Where no pattern leads to, no name has to be compared: a walk never enters what is ignored.
+        let ignoring = self.rules.ignore.reaches_below(&TreePath::new(&self.path));
         for name in names(self.stack.handle()?)? {
-            if !self.rules.ignore.is_empty() && self.is_ignored(&name) {
+            if ignoring && self.is_ignored(&name) {
                 continue;
             }
             // A name that is gone by now was never there.
