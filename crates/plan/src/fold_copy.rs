@@ -148,6 +148,8 @@ impl Fold<'_, '_> {
         recipe.add("parents", step.parents.to_string());
         recipe.add_list("excludes", &step.excludes);
         if let Some(add) = &step.add {
+            // So that a result that was found without being compared is not taken where a comparison is asked for.
+            recipe.add_list("checksum", &add.checksum);
             recipe.add("keep git directory", add.keep_git_dir.unwrap_or(false).to_string());
             recipe.add("unpack", format!("{:?}", add.unpack));
         }

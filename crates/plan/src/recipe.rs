@@ -6,7 +6,7 @@ use std::fmt;
 use kiln_oci::Digest;
 
 /// The version of the encoding. Any change to the bytes of [`Recipe::encode`] or to what goes into a recipe is a new one.
-const VERSION: &[u8] = b"kiln-recipe-1";
+const VERSION: &[u8] = b"kiln-recipe-2";
 
 /// The field that holds the key of the step before.
 pub(crate) const PARENT: &str = "parent";
@@ -150,7 +150,7 @@ mod tests {
         let mut recipe = Recipe::new("run");
         recipe.add_list("argv", ["a", "bc"]);
         let expected = [
-            b"\0\0\0\0\0\0\0\x0dkiln-recipe-1".as_slice(),
+            b"\0\0\0\0\0\0\0\x0dkiln-recipe-2".as_slice(),
             b"\0\0\0\0\0\0\0\x04kind\0\0\0\0\0\0\0\x03run",
             b"\0\0\0\0\0\0\0\x04argv\0\0\0\0\0\0\0\x13",
             b"\0\0\0\0\0\0\0\x01a\0\0\0\0\0\0\0\x02bc",

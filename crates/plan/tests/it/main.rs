@@ -1,8 +1,10 @@
 //! What the planner makes of whole Dockerfiles.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod any_key;
 mod config;
 mod decisions;
+mod golden;
 mod keys;
 mod stages;
 
