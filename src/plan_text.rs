@@ -23,12 +23,37 @@ fn reason(reason: Option<&Reason>) -> String {
         None => String::new(),
         Some(Reason::NoCache) => ": no cache is asked, give --cache".to_owned(),
         Some(Reason::KindNotCached) => ": results of this kind are not cached".to_owned(),
-        Some(Reason::Changed(names)) if names.is_empty() => {
+        Some(Reason::Changed(what)) if what.inputs.is_empty() => {
             ": a step before it changed since the last build".to_owned()
         }
-        Some(Reason::Changed(names)) => format!(": changed since the last build: {}", names.join(", ")),
+        Some(Reason::Changed(what)) => {
+            let names: Vec<&str> = what.inputs.iter().map(|name| input(name)).collect();
+            format!(": changed since the last build: {}{}", names.join(", "), files(&what.parts))
+        }
         Some(Reason::Gone) => ": the last build's result expired or was removed".to_owned(),
         Some(Reason::Unknown) => ": the last build had no such step, or left no record".to_owned(),
+    }
+}
+
+/// An input as people call it.
+fn input(name: &str) -> &str {
+    match name {
+        "from" => "the files that it copies",
+        "command" => "the command",
+        name => name,
+    }
+}
+
+/// So many files are named.
+const NAMED: usize = 5;
+
+fn files(parts: &[String]) -> String {
+    let named: Vec<&str> =
+        parts.iter().take(NAMED).map(String::as_str).filter(|name| !name.is_empty()).collect();
+    match (named.len(), parts.len() - named.len()) {
+        (0, _) => String::new(),
+        (_, 0) => format!(" ({})", named.join(", ")),
+        (_, more) => format!(" ({} and {more} more)", named.join(", ")),
     }
 }
 
@@ -125,12 +150,15 @@ fn step_json(step: &Step, why: Option<&Reason>) -> serde_json::Value {
         None => (None, None),
         Some(Reason::NoCache) => (Some("noCache"), None),
         Some(Reason::KindNotCached) => (Some("kindNotCached"), None),
-        Some(Reason::Changed(names)) => (Some("changed"), Some(names.clone())),
+        Some(Reason::Changed(what)) => (Some("changed"), Some(what)),
         Some(Reason::Gone) => (Some("gone"), None),
         Some(Reason::Unknown) => (Some("unknown"), None),
     };
+    let files = changed.map(|what| what.parts.clone());
+    let changed = changed.map(|what| what.inputs.clone());
     serde_json::json!({
         "kind": kind, "line": step.lines.0, "text": step.text, "key": step.keys.recipe.hex(),
         "verdict": what, "origin": origin, "bytes": bytes, "reason": reason, "changed": changed,
+        "files": files,
     })
 }

@@ -9,7 +9,7 @@ use kiln_oci::media_type::Compression;
 use kiln_plan::{BaseFact, Facts, Planning, Question, StepKey, plan};
 use kiln_registry::Registry;
 use kiln_store::{Durability, Store};
-use kiln_warmer::{Platforms, PruneRequest, StepsRequest, WarmEvent, WarmRequest, warm};
+use kiln_warmer::{Platforms, PruneRequest, StepsFrom, StepsRequest, WarmEvent, WarmRequest, warm};
 
 use crate::cli::warmer::WarmerFlags;
 use crate::environment::Environment;
@@ -94,14 +94,15 @@ fn platforms(texts: &[String]) -> Result<Platforms, String> {
 /// `--cache-repo`: whose layers are wanted, too.
 fn steps(flags: &WarmerFlags) -> Result<Option<StepsRequest>, String> {
     let Some(text) = &flags.cache_repo else { return Ok(None) };
-    if text.starts_with("oci:") {
-        return Err(format!("--cache-repo {text}: a layout on disk needs no warming; give a repository"));
-    }
     if flags.dockerfile.is_empty() {
         return Err("--cache-repo warms the steps of Dockerfiles: give --dockerfile".to_owned());
     }
-    let repository = text.parse().map_err(|error| format!("--cache-repo: {error}"))?;
-    Ok(Some(StepsRequest { repository, keys: Vec::new(), builds: Vec::new() }))
+    let from = match text.strip_prefix("oci:") {
+        Some("") => return Err("--cache-repo oci: names no directory: write oci:DIR".to_owned()),
+        Some(path) => StepsFrom::Layout(path.into()),
+        None => StepsFrom::Repository(text.parse().map_err(|error| format!("--cache-repo: {error}"))?),
+    };
+    Ok(Some(StepsRequest { from, keys: Vec::new(), builds: Vec::new() }))
 }
 
 /// What the builds of a Dockerfile need.
@@ -240,7 +241,10 @@ fn tell_of_care(event: WarmEvent) {
         WarmEvent::PruneSkipped => {
             tracing::warn!("nothing is pruned: another warmer writes to the volume; the next run will do it");
         }
-        WarmEvent::Pruned { images, freed, left } => {
+        WarmEvent::Pruned { images, freed, left, in_use } => {
+            if !in_use.is_empty() {
+                tracing::info!("{} should go and stays, because it is in use", in_use.join(", "));
+            }
             let names = if images.is_empty() { String::new() } else { format!(" ({})", images.join(", ")) };
             tracing::info!("pruned {} of {}{names}", size(freed), size(freed.saturating_add(left)));
         }

@@ -19,9 +19,6 @@ pub(crate) fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, Bu
     if let Some(path) = session.cache.unpacked(hit) {
         return Ok(BaseLayer::Unpacked { diff_id: hit.diff_id, path });
     }
-    if let Some(path) = session.cache.unpacked(hit) {
-        return Ok(BaseLayer::Unpacked { diff_id: hit.diff_id, path });
-    }
     let blob = session.runtime.block_on(session.bring(hit))?;
     Ok(BaseLayer::Blob {
         diff_id: hit.diff_id,

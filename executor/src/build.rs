@@ -130,6 +130,7 @@ async fn open(
             runtime,
             writing: crate::layers::Gate::default(),
             view: std::sync::OnceLock::new(),
+            named_views: Mutex::default(),
             scratch,
             request,
         };
@@ -290,11 +291,6 @@ async fn work(
     dry_run: bool,
     began: Instant,
 ) -> Result<Built, BuildError> {
-    if session.request.output.push && session.request.output.check_push && !dry_run {
-        for destination in &session.request.output.destinations {
-            session.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
-        }
-    }
     if dry_run || session.request.print_plan {
         let plans = forecasts(session, file, dry_run).await?;
         if dry_run {
@@ -303,6 +299,7 @@ async fn work(
         session.tell(Event::Plans(plans));
     }
     let mut known = Known::default();
+    known.begin(session, file);
     loop {
         let built = all_platforms(session, file, &mut known, began).await;
         let Err(BuildError::Lost { digest }) = built else { return built };
@@ -369,6 +366,7 @@ async fn one_platform(
         session.tell(Event::Warning(warning.clone()));
     }
     crate::foreign::check(session, &plan)?;
+    known.may_push().await?;
     known.networked |= !is_hermetic(&plan);
     known.open |= !is_closed(&plan, session);
     known.contexts.extend(named_contexts(&plan));

@@ -36,9 +36,41 @@ pub(crate) struct Known {
     pub(crate) open: bool,
     /// The named contexts that steps read.
     pub(crate) contexts: BTreeSet<String>,
+    /// What is found out while the plan is made: whether the image may be pushed.
+    rights: JoinSet<Result<(), BuildError>>,
+    /// The record of the last build on its way, for the plan.
+    ahead: JoinSet<()>,
 }
 
 impl Known {
+    /// Begins to ask what needs no plan: registries are far away, and each question takes its time.
+    pub(crate) fn begin(&mut self, session: &Arc<Session>, file: &Dockerfile) {
+        let output = &session.request.output;
+        if output.push && output.check_push {
+            let shared = Arc::clone(session);
+            self.rights.spawn(async move {
+                for destination in &shared.request.output.destinations {
+                    shared.registry.check_push(&destination.repository).await.map_err(BuildError::other)?;
+                }
+                Ok(())
+            });
+        }
+        if let Some(platform) = session.request.platforms.first().filter(|_| session.request.cache.enabled) {
+            let name = crate::results::build_name(session, file, platform);
+            if let Some(work) = session.cache.fetch_ahead(name) {
+                self.ahead.spawn(work);
+            }
+        }
+    }
+
+    /// Fails if the image may not be pushed, before anything is built for it.
+    pub(crate) async fn may_push(&mut self) -> Result<(), BuildError> {
+        while let Some(ended) = self.rights.join_next().await {
+            ended.map_err(BuildError::other)??;
+        }
+        Ok(())
+    }
+
     /// The plan for what is known, hits included.
     pub(crate) async fn plan(
         &mut self,

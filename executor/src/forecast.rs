@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kiln_cache::{BuildRecord, Inputs, LayerSource, ResolvedImage};
+use kiln_cache::{BuildRecord, Difference, LayerSource, ResolvedImage};
 use kiln_dockerfile::Dockerfile;
 use kiln_plan::{Base, BuildPlan, ImageName, Op, Stage, Step, TreeSource, Verdict};
 
@@ -28,8 +28,8 @@ pub enum Reason {
     NoCache,
     /// Results of its kind are not cached (`--cache-run-layers`, `--cache-copy-layers`).
     KindNotCached,
-    /// These inputs differ from the last build's; none of its own where only steps before it changed.
-    Changed(Vec<String>),
+    /// These inputs and files differ from the last build's; none of its own where only steps before it changed.
+    Changed(Difference),
     /// The last build had the same step, but its result expired or was removed.
     Gone,
     /// The last build had no such step, or left no record.
@@ -65,28 +65,32 @@ pub(crate) async fn forecast(
     };
     let mut reasons = BTreeMap::new();
     for (place, stage) in plan.stages.iter().enumerate() {
-        for (number, step) in stage.steps.iter().enumerate().filter(|(_, step)| runs(step)) {
-            reasons.insert((place, number), reason(session, record.as_ref(), stage, step));
+        for (number, _) in stage.steps.iter().enumerate().filter(|(_, step)| runs(step)) {
+            reasons.insert((place, number), reason(session, record.as_ref(), stage, number));
         }
     }
     let downloads = downloads(session, &plan, images);
     Forecast { plan, reasons, downloads }
 }
 
-fn reason(session: &Session, record: Option<&BuildRecord>, stage: &Stage, step: &Step) -> Reason {
+fn reason(session: &Session, record: Option<&BuildRecord>, stage: &Stage, number: usize) -> Reason {
     let cache = &session.request.cache;
     if !cache.enabled {
         return Reason::NoCache;
     }
-    let kind = if matches!(step.op, Op::Run(_)) { cache.run_layers } else { cache.copy_layers };
+    let kind =
+        if matches!(stage.steps[number].op, Op::Run(_)) { cache.run_layers } else { cache.copy_layers };
     if !kind {
         return Reason::KindNotCached;
     }
-    match record.and_then(|record| record.why(&crate::results::stage_name(stage), &Inputs::of(&step.recipe)))
-    {
+    let now = crate::results::explained(stage, number);
+    match record.and_then(|record| record.why(&crate::results::stage_name(stage), &now)) {
         None => Reason::Unknown,
-        Some(changed) if changed.is_empty() => Reason::Gone,
-        Some(changed) => Reason::Changed(changed.into_iter().filter(|name| name != "parent").collect()),
+        Some(changed) if changed.inputs.is_empty() => Reason::Gone,
+        Some(mut changed) => {
+            changed.inputs.retain(|name| name != "parent");
+            Reason::Changed(changed)
+        }
     }
 }
 

@@ -184,7 +184,8 @@ pub(crate) fn write(session: &Session, changes: &mut dyn ChangeSource) -> Result
 pub(crate) fn send(session: &Arc<Session>, layer: &Layer) {
     if session.request.output.push {
         for destination in &session.request.output.destinations {
-            crate::outputs::send_layer(session, &destination.repository, &layer.descriptor);
+            let to = &destination.repository;
+            crate::outputs::send_layer(session, to, &layer.descriptor, crate::outputs::Transit::Stop);
         }
     }
 }

@@ -174,6 +174,6 @@ fn pack(session: &Session, mounted: &Mounted) -> Result<Option<StepResult>, Buil
     let layer = Descriptor::new(media_type, blob.digest, blob.size);
     let bytes = session.blobs.blob_of(&layer).map_err(BuildError::other)?;
     let record = StepRecord { key: mounted.key, layer, diff_id: blob.diff_id, created: session.request.now };
-    let inputs = Inputs { inputs: Vec::new() };
+    let inputs = Inputs::default();
     Ok(Some(StepResult { records: vec![record], inputs, layer: bytes, elsewhere: None }))
 }

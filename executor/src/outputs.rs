@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use kiln_cache::LayerSource;
+use kiln_cache::{HitBytes, LayerSource};
 use kiln_oci::media_type;
 use kiln_oci::{Descriptor, Digest, Reference, Repository};
+use kiln_plan::Hit;
 use kiln_registry::{BlobSource, FileSource};
 use kiln_store::{ArchiveWriter, Blobs, OciLayoutWriter};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -94,7 +95,7 @@ async fn push_blobs(
 ) -> Result<(), BuildError> {
     let layers = image.manifest.value().layers.iter().zip(&image.layers);
     for (_, layer) in layers.filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type)) {
-        send_layer(session, repository, &layer.descriptor);
+        send_layer(session, repository, &layer.descriptor, Transit::Through);
     }
     session.uploads.finish().await?;
     let config = &image.manifest.value().config;
@@ -117,16 +118,30 @@ async fn push_statements(
 }
 
 /// Begins to send a layer, unless that was begun before.
-pub(crate) fn send_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor) {
+pub(crate) fn send_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor, transit: Transit) {
     if media_type::is_foreign(&layer.media_type) {
         return;
     }
     let (shared, repository, layer) = (Arc::clone(session), to.clone(), layer.clone());
     let digest = layer.digest.clone();
-    session.uploads.send(to, &digest, async move { push_layer(&shared, &repository, &layer).await });
+    session.uploads.send(to, &digest, async move { push_layer(&shared, &repository, &layer, transit).await });
 }
 
-async fn push_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor) -> Result<(), BuildError> {
+/// Which way a base's layer takes that is not on this machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transit {
+    /// By way of the scratch directory: steps may want it.
+    Stop,
+    /// Straight from its registry, because all steps are done.
+    Through,
+}
+
+async fn push_layer(
+    session: &Arc<Session>,
+    to: &Repository,
+    layer: &Descriptor,
+    transit: Transit,
+) -> Result<(), BuildError> {
     let registry = &session.registry;
     let origin = session.origin(&layer.digest);
     let elsewhere = match &origin {
@@ -139,15 +154,48 @@ async fn push_layer(session: &Arc<Session>, to: &Repository, layer: &Descriptor)
     {
         return Ok(());
     }
-    let source: Box<dyn BlobSource> = match origin {
-        LayerOrigin::Image(source) => Box::new(LayerBytes(source)),
-        LayerOrigin::Cached(hit) => {
-            let blob = session.bring(&hit).await?;
-            Box::new(FileSource(blob.path().to_owned()))
+    // Only what is missing is looked for.
+    if registry.is_pushed(to, &layer.digest).await.map_err(BuildError::other)? {
+        return Ok(());
+    }
+    let sent = match origin {
+        LayerOrigin::Image(source) => {
+            // Where no step wanted the layer, it needn't lie on this machine.
+            if let Some(relay) = source.relay().filter(|_| transit == Transit::Through) {
+                match registry.send_blob(to, layer, &relay).await {
+                    // There may be other mirrors.
+                    Err(_) if relay.has_failed() => {}
+                    sent => return sent.map_err(BuildError::other),
+                }
+            }
+            registry.send_blob(to, layer, &LayerBytes(source)).await
         }
-        LayerOrigin::Made => Box::new(FileSource(session.blobs.blob_path(&layer.digest))),
+        LayerOrigin::Cached(hit) => return send_cached(session, to, layer, &hit).await,
+        LayerOrigin::Made => {
+            registry.send_blob(to, layer, &FileSource(session.blobs.blob_path(&layer.digest))).await
+        }
     };
-    registry.push_blob(to, layer, source.as_ref()).await.map(|_| ()).map_err(BuildError::other)
+    sent.map_err(BuildError::other)
+}
+
+/// Sends the layer of a cached step: from this machine if it is here, else straight from the cache repository.
+async fn send_cached(
+    session: &Arc<Session>,
+    to: &Repository,
+    layer: &Descriptor,
+    hit: &Hit,
+) -> Result<(), BuildError> {
+    let lost = || BuildError::Lost { digest: hit.digest.clone() };
+    let sent = match session.cache.locate(hit, &session.blobs).await.ok_or_else(lost)? {
+        HitBytes::Here(blob) => {
+            session.registry.send_blob(to, layer, &FileSource(blob.path().to_owned())).await
+        }
+        HitBytes::There(relay) => match session.registry.send_blob(to, layer, &relay).await {
+            Err(_) if session.cache.is_lost(hit, &relay) => return Err(lost()),
+            sent => sent,
+        },
+    };
+    sent.map_err(BuildError::other)
 }
 
 /// A base image's layer, from wherever it is: read in a thread of its own.

@@ -69,7 +69,8 @@ async fn answer(
     }
     for question in questions {
         if let Question::Content(question) = question {
-            let digest = content(session, &question).await?;
+            let (digest, parts) = content(session, &question).await?;
+            facts.parts(question.clone(), parts);
             facts.content(question, digest);
         }
     }
@@ -92,14 +93,18 @@ async fn resolve(
     }
 }
 
-/// The digest of what files hold, for a key.
-async fn content(session: &Arc<Session>, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
+/// The digest of what files hold, for a key, and those of their parts, for explanations.
+async fn content(
+    session: &Arc<Session>,
+    question: &ContentQuestion,
+) -> Result<([u8; 32], kiln_plan::Parts), BuildError> {
+    let whole = |digest| (digest, Vec::new());
     match &question.of {
-        ContentOf::Url => crate::remote::digest(session, question).await,
-        ContentOf::Git => crate::repository::digest(session, question).await,
+        ContentOf::Url => crate::remote::digest(session, question).await.map(whole),
+        ContentOf::Git => crate::repository::digest(session, question).await.map(whole),
         ContentOf::Context | ContentOf::Named(_) => {
             let (session, question) = (Arc::clone(session), question.clone());
-            blocking(move || session.context_tree(&question.of)?.digest(&question)).await
+            blocking(move || session.context_tree(&question.of)?.digest_parts(&question)).await
         }
         ContentOf::Stage(_) => {
             Err(BuildError::other("a stage's files were asked for before it ran: this is a mistake in Kiln"))

@@ -42,7 +42,7 @@ pub(crate) fn record(session: &Session, plan: &BuildPlan, finished: &Finished) -
     for (place, layers) in finished {
         let stage = &plan.stages[*place];
         let below = layers.len().checked_sub(stage.steps.len())?;
-        for (step, layer) in stage.steps.iter().zip(&layers[below..]) {
+        for (number, (step, layer)) in stage.steps.iter().zip(&layers[below..]).enumerate() {
             let created = match &step.verdict {
                 // What only the volume is known to have may not be in the repository.
                 Verdict::Reuse(hit) if hit.origin.starts_with("volume ") => continue,
@@ -51,13 +51,19 @@ pub(crate) fn record(session: &Session, plan: &BuildPlan, finished: &Finished) -
             };
             ran |= matches!(step.verdict, Verdict::Run { .. });
             if is_wanted(session, step) {
-                let (keys, inputs) = (step.keys.all().collect(), Inputs::of(&step.recipe));
+                let (keys, inputs) = (step.keys.all().collect(), explained(stage, number));
                 let (stage, layer, diff_id) = (stage_name(stage), layer.descriptor.clone(), layer.diff_id);
                 steps.push(RecordedStep { stage, keys, layer, diff_id, created, inputs });
             }
         }
     }
     (ran && cache.enabled && cache.push && !steps.is_empty()).then_some(BuildRecord { steps })
+}
+
+/// What the key of a step was made of, with what explains it.
+pub(crate) fn explained(stage: &Stage, number: usize) -> Inputs {
+    let base = stage.base_manifest.as_ref().filter(|_| number == 0);
+    Inputs::explained(&stage.steps[number], base)
 }
 
 /// When an image was made, seconds since 1970: now, or where all its steps were found, when the last of them was. The same

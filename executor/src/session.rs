@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_attest::Material;
 use kiln_cache::{BuildRecord, Images, LayerSource, StepCache};
-use kiln_context::{Access, ContextView, Fetched, Item, Selector, digest, fetch, select};
+use kiln_context::{
+    Access, ContextView, Fetched, Item, Parts, Selector, SteadyView, digest, digest_parts, fetch, select,
+};
 use kiln_dockerfile::{Diagnostic, Ignore, Source, Span};
 use kiln_oci::Digest;
 use kiln_plan::{ContentOf, ContentQuestion, Hit, Hits, StepKey, StepKeys};
@@ -69,9 +71,13 @@ pub(crate) struct Session {
     /// Layers that are being written.
     pub(crate) writing: crate::layers::Gate,
     pub(crate) view: OnceLock<Arc<dyn View>>,
+    pub(crate) named_views: Mutex<HashMap<String, Arc<dyn View>>>,
     /// Last: it is removed when all the rest is gone.
     pub(crate) scratch: Scratch,
 }
+
+/// More parts of one copy than these are not told apart.
+const MOST_PARTS: usize = 128;
 
 /// A tree of files that are there before the build: the context, or a named one.
 #[derive(Clone)]
@@ -85,6 +91,17 @@ impl ContextTree {
     pub(crate) fn digest(&self, question: &ContentQuestion) -> Result<[u8; 32], BuildError> {
         let items = self.items(question)?;
         digest(self.view.as_ref(), &items).map_err(BuildError::other)
+    }
+
+    /// As [`ContextTree::digest`], with the digests of the parts.
+    pub(crate) fn digest_parts(
+        &self,
+        question: &ContentQuestion,
+    ) -> Result<([u8; 32], kiln_plan::Parts), BuildError> {
+        let items = self.items(question)?;
+        let mut parts = Parts::new(MOST_PARTS);
+        let digest = digest_parts(self.view.as_ref(), &items, &mut parts).map_err(BuildError::other)?;
+        Ok((digest, parts.into_list()))
     }
 
     fn items(&self, question: &ContentQuestion) -> Result<Vec<Item>, BuildError> {
@@ -146,13 +163,18 @@ impl Session {
                 return Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() });
             }
             let plain = DirectoryView::open(&self.context.root).map_err(BuildError::other)?;
-            let view: Arc<dyn View> = Arc::new(ContextView::new(Arc::new(plain), self.ignore.clone()));
-            let view = self.view.get_or_init(|| view);
+            let view = Arc::new(ContextView::new(Arc::new(plain), self.ignore.clone()));
+            let view = self.view.get_or_init(|| Arc::new(SteadyView::new(view)));
             Ok(ContextTree { view: Arc::clone(view), place: "the build context".to_owned() })
         }
     }
 
     pub(crate) fn named_tree(&self, name: &str) -> Result<ContextTree, BuildError> {
+        let place = format!("the named context {name}");
+        let mut views = self.named_views.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(view) = views.get(name) {
+            return Ok(ContextTree { view: Arc::clone(view), place });
+        }
         let fetched = self
             .named
             .get(name)
@@ -160,7 +182,9 @@ impl Session {
         let plain = DirectoryView::open(&fetched.root).map_err(BuildError::other)?;
         let ignore = read_ignore(&fetched.root.join(".dockerignore"))?.unwrap_or_default();
         let view = Arc::new(ContextView::new(Arc::new(plain), ignore));
-        Ok(ContextTree { view, place: format!("the named context {name}") })
+        let view: Arc<dyn View> = Arc::new(SteadyView::new(view));
+        views.insert(name.to_owned(), Arc::clone(&view));
+        Ok(ContextTree { view, place })
     }
 
     /// Remembers where a layer's bytes are.

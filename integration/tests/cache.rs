@@ -366,7 +366,7 @@ fn a_dry_run_says_what_is_there_what_changed_and_what_would_come() {
     assert_eq!(steps[1]["changed"], serde_json::json!(["from"]), "{changed}");
     assert_eq!(steps[2]["changed"], serde_json::json!(["env A"]), "{changed}");
     let tree = pushed(&bench, &remote, &text, &["--dryrun"]).log();
-    assert!(tree.contains("changed since the last build: from"), "{tree}");
+    assert!(tree.contains("changed since the last build: the files that it copies (f)"), "{tree}");
     assert!(tree.contains("hit in ") && tree.contains("2 to run, ") && tree.contains("downloads "), "{tree}");
     assert!(!tree.contains("isolation:"), "{tree}");
     let none = pushed(&bench, &remote, &text, &["--dryrun", "--cache=false"]).log();

@@ -42,7 +42,7 @@ pub(crate) struct WarmerFlags {
     /// Keep layers unpacked too, for rung overlay
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = boolean, action = clap::ArgAction::Set, default_value = "false")]
     pub(crate) unpack: bool,
-    /// Warm the cached layers that the Dockerfiles' builds would hit, too
+    /// Warm the cached layers that the Dockerfiles' builds would hit, too: those of a repository, or of oci:DIR
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) cache_repo: Option<String>,
     /// Drop what was not used for so long

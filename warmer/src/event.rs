@@ -136,5 +136,7 @@ pub enum WarmEvent {
         freed: u64,
         /// The bytes that are left.
         left: u64,
+        /// What should have gone, but is being read.
+        in_use: Vec<String>,
     },
 }

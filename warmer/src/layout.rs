@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kiln_cache::{ImageError, ImageName};
 use kiln_oci::{Descriptor, Digest, Platform, Reference, media_type};
 use kiln_store::{
-    Choice, Layout, LocalImage, LocalLayer, ReadWrite, Resume, Store, StoreError, read_archive, read_layout,
+    Choice, Layout, LocalImage, ReadWrite, Resume, Store, StoreError, read_archive, read_layout,
 };
 
 use crate::run::Run;
@@ -93,7 +93,7 @@ fn copy(store: &Store<ReadWrite>, image: &LocalImage) -> Result<u64, StoreError>
     let mut bytes = 0;
     for layer in &image.layers {
         if !media_type::is_foreign(&layer.descriptor.media_type) && !store.has(&layer.descriptor) {
-            bytes += copy_layer(store, layer)?;
+            bytes += copy_layer(store, &layer.descriptor, &mut layer.open()?, layer.path(), false)?;
         }
     }
     for (digest, raw) in
@@ -107,25 +107,31 @@ fn copy(store: &Store<ReadWrite>, image: &LocalImage) -> Result<u64, StoreError>
     Ok(bytes)
 }
 
-fn copy_layer(store: &Store<ReadWrite>, layer: &LocalLayer) -> Result<u64, StoreError> {
-    let digest = &layer.descriptor.digest;
+/// Copies one layer out of `from`, which lies at `path`, unless the volume has it; gives the number of bytes.
+pub(crate) fn copy_layer(
+    store: &Store<ReadWrite>,
+    layer: &Descriptor,
+    from: &mut dyn Read,
+    path: &Path,
+    replace: bool,
+) -> Result<u64, StoreError> {
+    let digest = &layer.digest;
     let mut writer = match store.resume(digest)? {
         Resume::Partial(writer) => writer,
-        Resume::Present(blob) if blob.len() == layer.descriptor.size => return Ok(0),
+        Resume::Present(blob) if blob.len() == layer.size && !replace => return Ok(0),
         Resume::Present(_) => store.writer(Some(digest.clone()))?,
     };
     writer.restart()?;
-    let mut from = layer.open()?;
     let mut buffer = vec![0; 256 << 10];
     loop {
         let read = match from.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(at("read", layer.path(), source)),
+            Err(source) => return Err(at("read", path, source)),
         };
-        let path = writer.path().to_owned();
-        io::Write::write_all(&mut writer, &buffer[..read]).map_err(|source| at("write", &path, source))?;
+        let into = writer.path().to_owned();
+        io::Write::write_all(&mut writer, &buffer[..read]).map_err(|source| at("write", &into, source))?;
     }
     let bytes = writer.position();
     writer.commit()?;

@@ -18,4 +18,4 @@ pub use event::WarmEvent;
 pub use report::{Failure, State, VerifySummary, WarmError, WarmReport, WarmedImage};
 pub use request::{Platforms, PruneRequest, WarmRequest};
 pub use run::warm;
-pub use steps::{StepsReport, StepsRequest};
+pub use steps::{StepsFrom, StepsReport, StepsRequest};

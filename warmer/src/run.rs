@@ -128,7 +128,12 @@ impl Run {
         self.teller.tell(if report.busy {
             WarmEvent::PruneSkipped
         } else {
-            WarmEvent::Pruned { images: report.images.clone(), freed: report.freed, left: report.left }
+            WarmEvent::Pruned {
+                images: report.images.clone(),
+                freed: report.freed,
+                left: report.left,
+                in_use: report.in_use.clone(),
+            }
         });
         Ok(report)
     }

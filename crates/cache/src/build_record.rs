@@ -62,6 +62,15 @@ pub struct BuildRecord {
     pub steps: Vec<RecordedStep>,
 }
 
+/// In what a step differs from one of the last build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// The inputs of its key, by name.
+    pub inputs: Vec<String>,
+    /// The files or directories that it copies, where they lie in their context.
+    pub parts: Vec<String>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Entry {
     stage: String,
@@ -83,14 +92,15 @@ impl BuildRecord {
         Some(StepRecord { key, layer: step.layer.clone(), diff_id: step.diff_id, created: step.created })
     }
 
-    /// Why a step of `stage` whose key is made of `now` was not found: the inputs in which it differs from the step of the
-    /// last build that it is most like. `None` if that build had no step like it.
-    pub fn why(&self, stage: &str, now: &Inputs) -> Option<Vec<String>> {
+    /// Why a step of `stage` whose key is made of `now` was not found: in what it differs from the step of the last build
+    /// that it is most like. `None` if that build had no step like it.
+    pub fn why(&self, stage: &str, now: &Inputs) -> Option<Difference> {
         let candidates =
             self.steps.iter().filter(|step| step.stage == stage && !step.inputs.inputs.is_empty());
-        let changes = candidates.map(|step| step.inputs.changed(now));
-        let fewest = changes.min_by_key(Vec::len)?;
-        (fewest.len() * 2 <= now.inputs.len()).then_some(fewest)
+        let like = candidates.map(|step| (step.inputs.changed(now), &step.inputs));
+        let (inputs, like) = like.min_by_key(|(changed, _)| changed.len())?;
+        let alike = inputs.len() * 2 <= now.inputs.len();
+        alike.then(|| Difference { inputs, parts: like.changed_parts(now) })
     }
 
     pub(crate) fn write(&self) -> Option<(Document<Manifest>, Document<Explanations>)> {
@@ -133,7 +143,7 @@ impl BuildRecord {
             let layer = layer.ok_or_else(|| fail(format!("lists no usable layer {}", entry.layer)))?;
             let keys = entry.keys.iter().filter_map(|key| StepKey::from_hex(key)).collect();
             let (stage, diff_id, created) = (entry.stage, entry.diff_id, entry.created);
-            let inputs = Inputs { inputs: Vec::new() };
+            let inputs = Inputs::default();
             steps.push(RecordedStep { stage, keys, layer: (*layer).clone(), diff_id, created, inputs });
         }
         Ok(Self { steps })
@@ -158,7 +168,7 @@ mod tests {
             name: (*name).to_owned(),
             hash: Digest::of(value.as_bytes()),
         };
-        Inputs { inputs: values.iter().map(input).collect() }
+        Inputs { inputs: values.iter().map(input).collect(), parts: Vec::new() }
     }
 
     fn step(stage: &str, key: u8, values: &[(&str, &str)]) -> RecordedStep {
@@ -189,7 +199,7 @@ mod tests {
             step("a", 2, &[("command", "y"), ("parent", "q"), ("env A", "1"), ("user", "u")]),
         ];
         let record = BuildRecord { steps };
-        let why = |values| record.why("a", &inputs(values));
+        let why = |values| record.why("a", &inputs(values)).map(|difference| difference.inputs);
         let now = [("command", "x"), ("parent", "p"), ("env A", "2"), ("user", "u")];
         assert_eq!(why(&now), Some(vec!["env A".to_owned()]));
         assert_eq!(why(&[("command", "z"), ("parent", "z"), ("env A", "z"), ("user", "u")]), None);

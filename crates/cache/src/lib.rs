@@ -5,12 +5,14 @@
 mod build_record;
 mod images;
 mod record;
+mod relay;
 mod steps;
 
-pub use build_record::{BuildRecord, RecordedStep, build_name};
+pub use build_record::{BuildRecord, Difference, RecordedStep, build_name};
 pub use images::{
     DownloadError, Downloaded, ImageError, ImageEvent, ImageName, ImageNameError, ImageOptions, Images,
     LayerSource, Origin, ResolvedImage, download,
 };
 pub use record::{BadRecord, Input, Inputs, STEP_CONFIG, StepRecord};
-pub use steps::{Patience, StepCache, StepPlace, StepResult};
+pub use relay::Relay;
+pub use steps::{HitBytes, Patience, StepCache, StepPlace, StepResult};

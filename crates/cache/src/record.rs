@@ -2,11 +2,11 @@
 //! What is needed to use it stands in annotations, so one request is enough; the config blob holds the names and hashes
 //! of the key's inputs, which explain a later miss. No value of any input is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_oci::media_type::{self, Compression};
 use kiln_oci::{Descriptor, DiffId, Digest, Document, Manifest};
-use kiln_plan::{Hit, Recipe, StepKey};
+use kiln_plan::{Hit, Recipe, Step, StepKey};
 use serde::{Deserialize, Serialize};
 
 /// The media type of the config blob.
@@ -30,11 +30,17 @@ pub struct StepRecord {
 }
 
 /// The names and hashes of a key's inputs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inputs {
     /// In the recipe's order.
     pub inputs: Vec<Input>,
+    /// The parts of the files that are copied, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Input>,
 }
+
+/// The input that stands for what a stage begins with: only the first step of a stage has it.
+const BASE: &str = "base image";
 
 /// One input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,25 +55,41 @@ impl Inputs {
     /// The inputs of `recipe`, values left out.
     pub fn of(recipe: &Recipe) -> Self {
         let inputs = recipe.fields().iter();
-        Self { inputs: inputs.map(|field| Input { name: field.name.clone(), hash: field.hash() }).collect() }
+        let inputs = inputs.map(|field| Input { name: field.name.clone(), hash: field.hash() }).collect();
+        Self { inputs, parts: Vec::new() }
+    }
+
+    /// The inputs of a step, and what explains them: the parts of what it copies, and, for the first step of a stage, the
+    /// image `base`.
+    pub fn explained(step: &Step, base: Option<&Digest>) -> Self {
+        let mut inputs = Self::of(&step.recipe);
+        let base =
+            base.map(|base| Input { name: BASE.to_owned(), hash: Digest::of(base.to_string().as_bytes()) });
+        inputs.inputs.extend(base);
+        let part =
+            |(name, digest): &(String, [u8; 32])| Input { name: name.clone(), hash: Digest::of(digest) };
+        inputs.parts = step.parts.iter().map(part).collect();
+        inputs
     }
 
     /// The names of the inputs in which `now` differs from this record.
     pub fn changed(&self, now: &Self) -> Vec<String> {
-        let before: BTreeMap<&str, &Digest> =
-            self.inputs.iter().map(|input| (input.name.as_str(), &input.hash)).collect();
-        let after: BTreeMap<&str, &Digest> =
-            now.inputs.iter().map(|input| (input.name.as_str(), &input.hash)).collect();
-        let mut names: Vec<String> = before
-            .keys()
-            .chain(after.keys())
-            .filter(|name| before.get(*name) != after.get(*name))
-            .map(|name| (*name).to_owned())
-            .collect();
-        names.sort();
-        names.dedup();
-        names
+        differences(&self.inputs, &now.inputs)
     }
+
+    /// The names of the parts in which `now` differs from this record.
+    pub fn changed_parts(&self, now: &Self) -> Vec<String> {
+        differences(&self.parts, &now.parts)
+    }
+}
+
+fn differences(before: &[Input], after: &[Input]) -> Vec<String> {
+    let by_name = |inputs: &[Input]| -> BTreeMap<String, Digest> {
+        inputs.iter().map(|input| (input.name.clone(), input.hash.clone())).collect()
+    };
+    let (before, after) = (by_name(before), by_name(after));
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
 }
 
 /// Why a record can't be used. It is a miss, and worth one warning.
@@ -148,19 +170,19 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let (manifest, _) = record().write(&Inputs { inputs: Vec::new() });
+        let (manifest, _) = record().write(&Inputs::default());
         assert_eq!(StepRecord::read(manifest.value(), record().key).unwrap(), record());
     }
 
     #[test]
     fn a_record_of_another_key_is_refused() {
-        let (manifest, _) = record().write(&Inputs { inputs: Vec::new() });
+        let (manifest, _) = record().write(&Inputs::default());
         assert!(StepRecord::read(manifest.value(), StepKey([8; 32])).is_err());
     }
 
     #[test]
     fn a_record_without_a_usable_layer_is_refused() {
-        let (manifest, _) = record().write(&Inputs { inputs: Vec::new() });
+        let (manifest, _) = record().write(&Inputs::default());
         let mut wrong = manifest.value().clone();
         wrong.layers[0].media_type = "text/plain".to_owned();
         assert!(StepRecord::read(&wrong, record().key).is_err());

@@ -14,6 +14,8 @@ use kiln_registry::{Registry, RegistryError};
 use kiln_store::{Blob, ReadOnly, ReadWrite, Store};
 
 use crate::record::StepRecord;
+use crate::relay::Relay;
+pub(crate) use download::Failed;
 pub use download::Patience;
 use health::Health;
 pub use put::StepResult;
@@ -21,7 +23,7 @@ pub use put::StepResult;
 /// One place that holds results of steps.
 #[derive(Clone)]
 pub enum StepPlace {
-    /// The warmed volume.
+    /// A store that is only read: the warmed volume.
     Volume(Store<ReadOnly>),
     /// A layout on disk (`oci:DIR`).
     Layout(Store<ReadWrite>),
@@ -44,10 +46,21 @@ pub struct StepCache {
     warn: Arc<dyn Fn(String) + Send + Sync>,
 }
 
+/// Where the bytes of a hit are.
+#[derive(Debug)]
+pub enum HitBytes {
+    /// On this machine, verified.
+    Here(Blob),
+    /// In the cache repository: they can be sent on while they arrive.
+    There(Relay),
+}
+
 /// A place, and how it does.
 struct Held {
     place: StepPlace,
     health: Health,
+    /// A record of a last build that was fetched before it was asked for.
+    ahead: Arc<tokio::sync::Mutex<Option<(StepKey, Option<Document<Manifest>>)>>>,
 }
 
 impl StepPlace {
@@ -85,7 +98,8 @@ impl StepCache {
         now: i64,
         warn: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Self {
-        let places = places.into_iter().map(|place| Held { place, health: Health::default() }).collect();
+        let hold = |place| Held { place, health: Health::default(), ahead: Arc::default() };
+        let places = places.into_iter().map(hold).collect();
         Self { places, ttl_seconds, now, patience: Patience::default(), warn }
     }
 
@@ -187,38 +201,92 @@ impl StepCache {
         scratch: &Store<ReadWrite>,
         on: &(dyn Fn(u64) + Send + Sync),
     ) -> Option<Blob> {
-        let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
+        if let Some(blob) = self.on_disk(hit, scratch).await {
+            return Some(blob);
+        }
+        let (held, registry, repository) = self.ready_remote(hit)?;
+        match self.patience.download(scratch, registry, repository, &layer_of(hit), on).await {
+            Ok(blob) => {
+                held.health.answered();
+                Some(blob)
+            }
+            Err(failed) => self.did_not_come(held, hit, failed),
+        }
+    }
+
+    /// Finds a hit's layer for an upload: on disk, verified, or in the cache repository, which is not asked yet.
+    ///
+    /// `None` means that it can't be had, as with [`StepCache::fetch`].
+    pub async fn locate(&self, hit: &Hit, scratch: &Store<ReadWrite>) -> Option<HitBytes> {
+        if let Some(blob) = self.on_disk(hit, scratch).await {
+            return Some(HitBytes::Here(blob));
+        }
+        let (_, registry, repository) = self.ready_remote(hit)?;
+        Some(HitBytes::There(Relay::new(registry, repository, layer_of(hit), self.patience)))
+    }
+
+    /// Whether an upload out of `relay` failed because the layer did not come: the hit is a miss then, and a warning said
+    /// why.
+    pub fn is_lost(&self, hit: &Hit, relay: &Relay) -> bool {
+        let fault = relay.fault();
+        if let (Some((held, ..)), Some(failed)) = (self.remote(), fault) {
+            let _: Option<()> = self.did_not_come(held, hit, failed);
+            return true;
+        }
+        false
+    }
+
+    fn did_not_come<T>(&self, held: &Held, hit: &Hit, failed: Failed) -> Option<T> {
+        match failed {
+            Failed::Registry(error) => self.unanswered(held, hit.key, &error),
+            Failed::Slow { seconds, done, .. } => {
+                held.health.was_slow(done, seconds);
+                self.bad_entry(held, hit.key, failed)
+            }
+            failed => self.bad_entry(held, hit.key, failed),
+        }
+    }
+
+    /// The layer of a hit, verified, if a place on disk has it.
+    async fn on_disk(&self, hit: &Hit, scratch: &Store<ReadWrite>) -> Option<Blob> {
+        let (this, hit, scratch) = (self.clone(), hit.clone(), scratch.clone());
+        // A large layer takes a while to hash.
+        tokio::task::spawn_blocking(move || this.find_on_disk(&hit, &scratch)).await.ok().flatten()
+    }
+
+    fn find_on_disk(&self, hit: &Hit, scratch: &Store<ReadWrite>) -> Option<Blob> {
+        let descriptor = layer_of(hit);
+        // What lies in the scratch directory was hashed when it was written.
         if let Ok(Some(blob)) = scratch.blob_of(&descriptor) {
             return Some(blob);
         }
-        for held in self.places.iter() {
+        self.places.iter().find_map(|held| {
             let found = match &held.place {
                 StepPlace::Volume(store) => sound(store, &descriptor),
                 StepPlace::Layout(store) => sound(store, &descriptor),
-                StepPlace::Remote { registry, repository } => {
-                    if held.health.is_deaf() {
-                        continue;
-                    }
-                    match self.patience.download(scratch, registry, repository, &descriptor, on).await {
-                        Ok(blob) => {
-                            held.health.answered();
-                            return Some(blob);
-                        }
-                        Err(download::Failed::Registry(error)) => {
-                            self.unanswered::<()>(held, hit.key, &error);
-                            continue;
-                        }
-                        Err(error) => Err(error.to_string()),
-                    }
-                }
+                StepPlace::Remote { .. } => Ok(None),
             };
-            match found {
-                Ok(Some(blob)) => return Some(blob),
-                Ok(None) => {}
-                Err(error) => _ = self.bad_entry::<()>(held, hit.key, error),
-            }
+            found.unwrap_or_else(|error| self.bad_entry(held, hit.key, error))
+        })
+    }
+
+    /// The repository, unless it is known to be of no use for this layer.
+    fn ready_remote(&self, hit: &Hit) -> Option<(&Held, &Registry, &Repository)> {
+        let (held, registry, repository) = self.remote()?;
+        if held.health.is_deaf() {
+            return None;
         }
-        None
+        if held.health.is_too_slow(hit.size, self.patience.rest) {
+            return self.bad_entry(held, hit.key, format!("{} bytes take too long to come", hit.size));
+        }
+        Some((held, registry, repository))
+    }
+
+    fn remote(&self) -> Option<(&Held, &Registry, &Repository)> {
+        self.places.iter().find_map(|held| match &held.place {
+            StepPlace::Remote { registry, repository } => Some((held, registry, repository)),
+            _ => None,
+        })
     }
 
     /// The layer of a hit as the volume keeps it unpacked (`warmer --unpack`), an overlay lower directory.
@@ -231,7 +299,7 @@ impl StepCache {
 
     /// Whether the bytes of a hit are on this machine, as far as names and lengths tell.
     pub fn is_here(&self, hit: &Hit) -> bool {
-        let descriptor = Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size);
+        let descriptor = layer_of(hit);
         self.places.iter().any(|held| match &held.place {
             StepPlace::Volume(store) => store.has(&descriptor),
             StepPlace::Layout(store) => store.has(&descriptor),
@@ -241,11 +309,12 @@ impl StepCache {
 
     /// The repository of the cache, from which a registry can mount its layers.
     pub fn repository(&self) -> Option<&Repository> {
-        self.places.iter().find_map(|held| match &held.place {
-            StepPlace::Remote { repository, .. } => Some(repository),
-            _ => None,
-        })
+        self.remote().map(|(_, _, repository)| repository)
     }
+}
+
+fn layer_of(hit: &Hit) -> Descriptor {
+    Descriptor::new(hit.media_type.clone(), hit.digest.clone(), hit.size)
 }
 
 /// The keys that have no hit, each once.

@@ -12,19 +12,23 @@ mod event;
 mod fetch;
 mod filter;
 pub mod git;
+mod parts;
 mod place;
 mod remote;
 mod select;
+mod steady;
 #[cfg(test)]
 mod tests;
 
 pub use access::{Access, Observer};
 pub use archive::{is_archive, open_archive};
-pub use digest::digest;
+pub use digest::{digest, digest_parts};
 pub use error::ContextError;
 pub use event::Event;
 pub use fetch::{Arrived, Fetched, Pin, Source, fetch};
 pub use filter::ContextView;
+pub use parts::Parts;
 pub use place::{ContextRequest, Place};
 pub use remote::{ObjectName, Store, azure::Account};
 pub use select::{Item, Selector, Visit, select, walk};
+pub use steady::SteadyView;

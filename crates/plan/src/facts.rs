@@ -71,7 +71,11 @@ pub enum ContentOf {
 pub struct Facts {
     bases: BTreeMap<(ImageName, String), BaseFact>,
     contents: BTreeMap<ContentQuestion, [u8; 32]>,
+    parts: BTreeMap<ContentQuestion, Parts>,
 }
+
+/// Names and digests of the parts of some files: they say what changed, and are in no key.
+pub type Parts = Vec<(String, [u8; 32])>;
 
 impl Facts {
     /// Answers a [`BaseQuestion`].
@@ -82,6 +86,15 @@ impl Facts {
     /// Answers a [`ContentQuestion`].
     pub fn content(&mut self, question: ContentQuestion, digest: [u8; 32]) {
         self.contents.insert(question, digest);
+    }
+
+    /// Adds to the answer of a [`ContentQuestion`] what its parts hold.
+    pub fn parts(&mut self, question: ContentQuestion, parts: Parts) {
+        self.parts.insert(question, parts);
+    }
+
+    pub(crate) fn find_parts(&self, question: &ContentQuestion) -> &[(String, [u8; 32])] {
+        self.parts.get(question).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn find_base(&self, image: &ImageName, platform: &Platform) -> Option<&BaseFact> {

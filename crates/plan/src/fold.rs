@@ -7,8 +7,8 @@ use kiln_oci::{Healthcheck, ImageConfig};
 use crate::scope::Environment;
 use crate::stages::{DraftBase, Numbers, Stages, error, place};
 use crate::{
-    Base, ContentOf, ContentQuestion, CopySource, CopyStep, DirectoryStep, Late, Op, Recipe, Stage, Step,
-    StepKeys, TreeSource, Verdict, history,
+    Base, ContentOf, ContentQuestion, CopySource, CopyStep, DirectoryStep, Late, Op, Parts, Recipe, Stage,
+    Step, StepKeys, TreeSource, Verdict, history,
 };
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,6 +36,8 @@ pub(crate) struct Fold<'a, 's> {
     pub(crate) build_args: Vec<(String, Option<String>)>,
     pub(crate) keys: StepKeys,
     pub(crate) steps: Vec<Step>,
+    /// What the step in the making reads.
+    parts: Parts,
     cmd_set: bool,
 }
 
@@ -62,6 +64,7 @@ impl<'a, 's> Fold<'a, 's> {
             build_args: Vec::new(),
             keys: StepKeys::of(&root),
             steps: Vec::new(),
+            parts: Vec::new(),
             cmd_set: false,
         }
     }
@@ -412,6 +415,7 @@ impl<'a, 's> Fold<'a, 's> {
             text: shown.text,
             op,
             recipe,
+            parts: std::mem::take(&mut self.parts),
             keys: self.keys.clone(),
             late,
             verdict: Verdict::Run { needs_tree: false },
@@ -447,6 +451,7 @@ impl<'a, 's> Fold<'a, 's> {
             return Vec::new();
         }
         if let Some(digest) = self.stages.facts.find_content(&question) {
+            self.parts.extend_from_slice(self.stages.facts.find_parts(&question));
             return digest.to_vec();
         }
         let question = crate::Question::Content(question);

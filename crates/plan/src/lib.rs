@@ -18,7 +18,7 @@ mod stages;
 mod step;
 
 pub use decide::{BuildPlan, Hit, Hits, Stage, Verdict};
-pub use facts::{BaseFact, BaseQuestion, ContentOf, ContentQuestion, Facts, Question};
+pub use facts::{BaseFact, BaseQuestion, ContentOf, ContentQuestion, Facts, Parts, Question};
 pub use recipe::{Field, Recipe, StepKey};
 pub use request::{LayerShape, NamedContext, Request};
 pub use stages::{Planning, plan};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use kiln_dockerfile::{Mount, Network, Security, Span};
 
-use crate::{ContentQuestion, Recipe, StepKey, Verdict};
+use crate::{ContentQuestion, Parts, Recipe, StepKey, Verdict};
 
 /// An image by the name that a Dockerfile or a flag gives it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,8 @@ pub struct Step {
     pub op: Op,
     /// What its key was made of.
     pub recipe: Recipe,
+    /// The parts of the files that it reads from contexts, as far as they are known.
+    pub parts: Parts,
     /// Its keys.
     pub keys: StepKeys,
     /// Questions whose answers, once their stages have run, give keys by content.

@@ -18,7 +18,7 @@ pub(crate) struct Answer {
     pub(crate) response: reqwest::Response,
     pub(crate) at: Attempt,
     pub(crate) stall: Duration,
-    pub(crate) _slot: OwnedSemaphorePermit,
+    pub(crate) _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// The most that is read of an error's body.

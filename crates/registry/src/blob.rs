@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use kiln_oci::Digest;
@@ -9,6 +10,12 @@ use tokio::io::AsyncRead;
 
 /// Takes the bytes of a blob as they arrive.
 pub trait BlobSink: Send {
+    /// Whether there is room for the next bytes: a sink that hands them on has the transfer wait until they are taken. An
+    /// error ends the transfer.
+    fn poll_room(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// Takes the next bytes. An error ends the transfer.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 

@@ -142,7 +142,7 @@ impl Registry {
         }
         let scopes = scope(&place.path, RegistryOperation::Pull);
         let path = format!("/v2/{}/blobs/{digest}", place.path);
-        let mut ask = Ask::new(Method::GET, To::Path(path), &scopes, &at);
+        let mut ask = Ask::new(Method::GET, To::Path(path), &scopes, &at).queued(self.is_queued());
         if download.position > 0 {
             ask = ask.header(RANGE, &format!("bytes={}-", download.position));
         }
@@ -161,6 +161,7 @@ impl Registry {
                 let at = Box::new(answer.at.clone());
                 return Err(Failure::never(RegistryError::Length { at, expected: *size, found }));
             }
+            download.room(&answer).await?;
             download.take(news, &answer)?;
             self.transport().observe(Event::Received { digest: digest.clone(), bytes: found, of: *size });
             if known && pace.is_slow(found) && self.may_split(download, &answer) {
@@ -196,6 +197,12 @@ fn skipped(answer: &Answer, position: u64) -> Result<u64, Failure> {
 }
 
 impl Download<'_> {
+    /// Waits until the sink has room.
+    async fn room(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let room = std::future::poll_fn(|context| self.sink.poll_room(context)).await;
+        room.map_err(|source| answer.not_written(source))
+    }
+
     /// Whether each byte must pass here, because the sink doesn't work out the digest.
     pub(crate) fn is_hashed_here(&self) -> bool {
         matches!(self.hashing, Hashing::Ours(_))

@@ -123,23 +123,40 @@ impl Registry {
         descriptor: &Descriptor,
         source: &dyn BlobSource,
     ) -> Result<Pushed, RegistryError> {
+        if self.is_pushed(repository, &descriptor.digest).await? {
+            return Ok(Pushed::Present);
+        }
+        self.send_blob(repository, descriptor, source).await?;
+        Ok(Pushed::Sent)
+    }
+
+    /// Whether `repository` is known to have the blob `digest`, so that it needn't be sent. Some registries deny this
+    /// question to those who may only push: that is `false`.
+    pub async fn is_pushed(&self, repository: &Repository, digest: &Digest) -> Result<bool, RegistryError> {
         let place = Place::origin(repository, Direction::Push);
         let mut tries = self.tries(self.transport().options.retries.push);
-        let digest = &descriptor.digest;
         loop {
             match self.blob_exists_once(&place, digest, RegistryOperation::Push).await {
                 Ok(true) => {
                     let repository = repository.clone();
                     self.transport().observe(Event::Present { digest: digest.clone(), repository });
-                    return Ok(Pushed::Present);
+                    return Ok(true);
                 }
-                // Some registries deny this question to those who may only push.
-                Ok(false) | Err(Failure { error: RegistryError::Denied { .. }, .. }) => break,
+                Ok(false) | Err(Failure { error: RegistryError::Denied { .. }, .. }) => return Ok(false),
                 Err(failure) => tries.after(failure).await?,
             }
         }
-        Upload::new(self, &place, descriptor, source).run().await?;
-        Ok(Pushed::Sent)
+    }
+
+    /// Sends a blob without asking whether it is there. Otherwise as [`Registry::push_blob`].
+    pub async fn send_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+    ) -> Result<(), RegistryError> {
+        let place = Place::origin(repository, Direction::Push);
+        Upload::new(self, &place, descriptor, source).run().await
     }
 
     /// Puts a manifest or index under `reference`: its tag, or its digest. Everything that the manifest names must be

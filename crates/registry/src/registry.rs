@@ -24,6 +24,7 @@ const MIRROR_REST: Duration = Duration::from_secs(60);
 pub struct Registry {
     pub(crate) shared: Arc<Shared>,
     reads: Direction,
+    queued: bool,
 }
 
 pub(crate) struct Shared {
@@ -43,14 +44,26 @@ impl Registry {
     /// Fails with [`RegistryError::Options`] if a file or an address in the options can't be used.
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         let transport = Transport::new(options)?;
-        Ok(Self { shared: Arc::new(Shared { transport, resting: Mutex::default() }), reads: Direction::Pull })
+        let shared = Arc::new(Shared { transport, resting: Mutex::default() });
+        Ok(Self { shared, reads: Direction::Pull, queued: true })
     }
 
     /// The same registry (connections, tokens and limits shared) for the layer cache: its pulls obey the flags of
     /// pushes (`--insecure`, not `--insecure-pull`) and go to no mirror.
     #[must_use]
     pub fn for_cache(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), reads: Direction::Push }
+        Self { reads: Direction::Push, ..self.clone() }
+    }
+
+    /// The same registry, whose pulls of blobs wait for no turn. For bytes that are sent on while they arrive: the upload
+    /// has its turn already, and of two that wait for each other at one registry neither would get on.
+    #[must_use]
+    pub fn unqueued(&self) -> Self {
+        Self { queued: false, ..self.clone() }
+    }
+
+    pub(crate) fn is_queued(&self) -> bool {
+        self.queued
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -2,7 +2,7 @@
 //! redirects. Whether to try again is for the callers to say ([`crate::retry`]).
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) at: &'a Attempt,
     /// Over a connection that no other request uses meanwhile: HTTP/2 would share one.
     pub(crate) apart: bool,
+    /// Whether it waits for one of the registry's slots.
+    pub(crate) queued: bool,
 }
 
 /// Where a request goes.
@@ -74,17 +76,41 @@ pub(crate) enum To {
 pub(crate) enum Payload {
     Nothing,
     Bytes(Bytes),
-    /// A stream that can be sent once; `sent` counts what was handed over.
+    /// A stream that can be sent once.
     Stream {
         body: reqwest::Body,
         length: u64,
-        sent: Arc<AtomicU64>,
+        pace: Arc<Pace>,
     },
+}
+
+/// How a stream gets on.
+#[derive(Default)]
+pub(crate) struct Pace {
+    /// What was handed over.
+    pub(crate) sent: AtomicU64,
+    /// Whether the next bytes are not there yet: their source has its own patience, and the silence is not the
+    /// registry's.
+    pub(crate) starving: AtomicBool,
 }
 
 impl<'a> Ask<'a> {
     pub(crate) fn new(method: Method, to: To, scopes: &'a BTreeSet<Scope>, at: &'a Attempt) -> Self {
-        Self { method, to, headers: HeaderMap::new(), payload: Payload::Nothing, scopes, at, apart: false }
+        Self {
+            method,
+            to,
+            headers: HeaderMap::new(),
+            payload: Payload::Nothing,
+            scopes,
+            at,
+            apart: false,
+            queued: true,
+        }
+    }
+
+    pub(crate) fn queued(mut self, queued: bool) -> Self {
+        self.queued = queued;
+        self
     }
 
     pub(crate) fn header(mut self, name: http::HeaderName, value: &str) -> Self {
@@ -242,10 +268,11 @@ impl Transport {
                 Ok(authorization) => authorization,
                 Err(failure) => return Err(self.with_login(place, failure).await),
             };
-            let slot = self.slot(&host).await.ok_or_else(|| {
+            let slot = if ask.queued { self.slot(&host).await } else { None };
+            if ask.queued && slot.is_none() {
                 let why = "the registry was closed".to_owned();
-                Failure::never(RegistryError::Unreachable { at: Box::new(ask.at.clone()), why })
-            })?;
+                return Err(Failure::never(RegistryError::Unreachable { at: Box::new(ask.at.clone()), why }));
+            }
             let payload = std::mem::replace(&mut ask.payload, Payload::Nothing);
             let once = matches!(payload, Payload::Stream { .. });
             if let Payload::Bytes(bytes) = &payload {
@@ -339,22 +366,25 @@ impl Transport {
             }
             Payload::Nothing => (request, None),
             Payload::Bytes(bytes) => (request.body(bytes), None),
-            Payload::Stream { body, length, sent } => {
-                (request.header(CONTENT_LENGTH, length).body(body), Some((sent, length)))
+            Payload::Stream { body, length, pace } => {
+                (request.header(CONTENT_LENGTH, length).body(body), Some((pace, length)))
             }
         };
         let mut response = std::pin::pin!(request.send());
         let mut seen = 0;
         loop {
             let patience = match &watched {
-                Some((sent, length)) if sent.load(Ordering::Relaxed) >= *length => stall * COMMIT_PATIENCE,
+                Some((pace, length)) if pace.sent.load(Ordering::Relaxed) >= *length => {
+                    stall * COMMIT_PATIENCE
+                }
                 _ => stall,
             };
             if let Ok(response) = tokio::time::timeout(patience, response.as_mut()).await {
                 return response.map_err(|error| network(ask.at, error));
             }
-            let now = watched.as_ref().map_or(0, |(sent, _)| sent.load(Ordering::Relaxed));
-            if now <= seen {
+            let now = watched.as_ref().map_or(0, |(pace, _)| pace.sent.load(Ordering::Relaxed));
+            let starves = watched.as_ref().is_some_and(|(pace, _)| pace.starving.load(Ordering::Relaxed));
+            if now <= seen && !starves {
                 return Err(stalled(ask.at, patience));
             }
             seen = now;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -21,7 +21,7 @@ use crate::blob::BlobSource;
 use crate::registry::{Registry, scope};
 use crate::retry::{Again, Failure};
 use crate::route::Place;
-use crate::transport::{Ask, Payload, To};
+use crate::transport::{Ask, Pace, Payload, To};
 use crate::{Attempt, Event, RegistryError};
 
 const OCTETS: &str = "application/octet-stream";
@@ -312,7 +312,7 @@ fn received(answer: &Answer) -> Option<u64> {
 struct Stream {
     body: Mutex<Option<reqwest::Body>>,
     length: u64,
-    sent: Arc<AtomicU64>,
+    pace: Arc<Pace>,
     fault: Arc<Mutex<Option<io::Error>>>,
 }
 
@@ -321,29 +321,29 @@ impl Stream {
         let reader = upload.source.open(offset).map_err(|source| {
             Failure::never(RegistryError::Read { at: Box::new(upload.at.clone()), source })
         })?;
-        let sent = Arc::new(AtomicU64::new(0));
+        let pace = Arc::new(Pace::default());
         let fault = Arc::new(Mutex::new(None));
         let observer = upload.registry.transport().options.observer.clone();
         let (digest, size) = (upload.descriptor.digest.clone(), upload.descriptor.size);
-        let state = Reading { reader, left: length, sent: Arc::clone(&sent), fault: Arc::clone(&fault) };
+        let state = Reading { reader, left: length, pace: Arc::clone(&pace), fault: Arc::clone(&fault) };
         let stream = futures::stream::try_unfold(state, move |mut state| {
             let (observer, digest) = (observer.clone(), digest.clone());
             async move {
                 let Some(piece) = state.next().await? else { return Ok(None) };
                 if let Some(observer) = observer {
-                    let bytes = offset + state.sent.load(Ordering::Relaxed);
+                    let bytes = offset + state.pace.sent.load(Ordering::Relaxed);
                     observer(Event::Sent { digest, bytes, of: size });
                 }
                 Ok::<_, io::Error>(Some((piece, state)))
             }
         });
         let body = Mutex::new(Some(reqwest::Body::wrap_stream(stream)));
-        Ok(Self { body, length, sent, fault })
+        Ok(Self { body, length, pace, fault })
     }
 
     fn payload(&self) -> Payload {
         match self.body.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(body) => Payload::Stream { body, length: self.length, sent: Arc::clone(&self.sent) },
+            Some(body) => Payload::Stream { body, length: self.length, pace: Arc::clone(&self.pace) },
             None => Payload::Nothing,
         }
     }
@@ -360,7 +360,7 @@ impl Stream {
 struct Reading {
     reader: Box<dyn AsyncRead + Send + Unpin>,
     left: u64,
-    sent: Arc<AtomicU64>,
+    pace: Arc<Pace>,
     fault: Arc<Mutex<Option<io::Error>>>,
 }
 
@@ -371,16 +371,18 @@ impl Reading {
         }
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE);
         let mut piece = BytesMut::with_capacity(most);
+        self.pace.starving.store(true, Ordering::Relaxed);
         let read = match (&mut self.reader).take(most as u64).read_buf(&mut piece).await {
             Ok(0) => {
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than its descriptor says"))
             }
             other => other,
         };
+        self.pace.starving.store(false, Ordering::Relaxed);
         match read {
             Ok(count) => {
                 self.left -= count as u64;
-                self.sent.fetch_add(count as u64, Ordering::Relaxed);
+                self.pace.sent.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(Some(piece.freeze()))
             }
             Err(error) => {

@@ -18,6 +18,8 @@ use super::event::ImageEvent;
 use super::lookup::Images;
 use super::name::ImageName;
 use super::transfer::Transfer;
+use crate::relay::Relay;
+use crate::steps::Patience;
 
 /// A layer that can be opened. Cheap to clone.
 #[derive(Clone)]
@@ -174,6 +176,17 @@ impl LayerSource {
         if !self.is_here() && self.unpacked().is_none() {
             drop(self.transfer());
         }
+    }
+
+    /// The layer's bytes for an upload that takes them while they arrive. `None` if they are on this machine, or somebody
+    /// here wants them too: then they are had from here.
+    pub fn relay(&self) -> Option<Relay> {
+        let begun = self.inner.transfer.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if begun || self.is_here() {
+            return None;
+        }
+        let (registry, repository) = (self.inner.images.registry()?, self.inner.repository.as_ref()?);
+        Some(Relay::new(registry, repository, self.descriptor().clone(), Patience::ENDLESS))
     }
 
     /// The download, begun if nobody did that yet or the last one failed.

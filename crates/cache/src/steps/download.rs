@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kiln_oci::{Descriptor, Repository};
+use kiln_oci::{Descriptor, Digest, Repository};
 use kiln_registry::{Registry, RegistryError};
 use kiln_store::{Blob, ReadWrite, Store, StoreError};
 
@@ -26,16 +26,21 @@ impl Default for Patience {
 
 /// Why a layer did not come.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     #[error(transparent)]
     Registry(Box<RegistryError>),
     #[error(transparent)]
     Disk(#[from] StoreError),
     #[error("after {seconds} s only {done} of {of} bytes had come: too slow to wait for")]
     Slow { seconds: u64, done: u64, of: u64 },
+    #[error("what came is {found}, which is another layer")]
+    Wrong { found: Digest },
 }
 
 impl Patience {
+    /// For what there is no other way to have.
+    pub const ENDLESS: Self = Self { grace: Duration::MAX, rest: Duration::MAX };
+
     /// Downloads the blob into `scratch`.
     pub(super) async fn download(
         &self,
@@ -50,20 +55,33 @@ impl Patience {
             done.store(bytes, Ordering::Relaxed);
             on(bytes);
         };
-        let mut work = std::pin::pin!(download(scratch, registry, repository, descriptor, false, &follow));
+        let work = download(scratch, registry, repository, descriptor, false, &follow);
+        match self.watch(work, descriptor.size, &done, &|| Duration::ZERO).await? {
+            Ok(got) => Ok(got.into_blob()),
+            Err(DownloadError::Registry(error)) => Err(Failed::Registry(error)),
+            Err(DownloadError::Store(error)) => Err(Failed::Disk(error)),
+        }
+    }
+
+    /// Does `work`, which brings `of` bytes and counts them in `done`, as long as it is worth waiting for. `held_up` says
+    /// for how long it waited for others than the sender.
+    pub(crate) async fn watch<T>(
+        &self,
+        work: impl Future<Output = T>,
+        of: u64,
+        done: &AtomicU64,
+        held_up: &(dyn Fn() -> Duration + Sync),
+    ) -> Result<T, Failed> {
+        let mut work = std::pin::pin!(work);
         let began = tokio::time::Instant::now();
         let step = self.grace.min(Duration::from_secs(5));
         loop {
-            match tokio::time::timeout(step, work.as_mut()).await {
-                Ok(Ok(got)) => return Ok(got.into_blob()),
-                Ok(Err(DownloadError::Registry(error))) => return Err(Failed::Registry(error)),
-                Ok(Err(DownloadError::Store(error))) => return Err(Failed::Disk(error)),
-                Err(_) => {
-                    let (took, done) = (began.elapsed(), done.load(Ordering::Relaxed));
-                    if self.is_over(took, done, descriptor.size) {
-                        return Err(Failed::Slow { seconds: took.as_secs(), done, of: descriptor.size });
-                    }
-                }
+            if let Ok(result) = tokio::time::timeout(step, work.as_mut()).await {
+                return Ok(result);
+            }
+            let (took, done) = (began.elapsed().saturating_sub(held_up()), done.load(Ordering::Relaxed));
+            if self.is_over(took, done, of) {
+                return Err(Failed::Slow { seconds: took.as_secs(), done, of });
             }
         }
     }

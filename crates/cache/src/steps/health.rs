@@ -1,6 +1,7 @@
 //! How a place does: one that failed several times running is left in peace, and one that failed is complained of once.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// After so many failures without an answer in between, a place is not asked any more in this build. Each of them has
 /// had its retries.
@@ -12,6 +13,8 @@ pub(super) struct Health {
     read_complaint: AtomicBool,
     unwritten: AtomicU32,
     write_complaint: AtomicBool,
+    /// Bytes a second, where a download was too slow to wait for; 0 where none was.
+    speed: AtomicU64,
 }
 
 impl Health {
@@ -29,6 +32,17 @@ impl Health {
     /// Whether asking is in vain.
     pub(super) fn is_deaf(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed) >= STRIKES
+    }
+
+    /// A download was too slow to wait for: so many bytes came in so many seconds.
+    pub(super) fn was_slow(&self, bytes: u64, seconds: u64) {
+        self.speed.store((bytes / seconds.max(1)).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes would take longer than `limit`, by what is known: then it needn't be found out again.
+    pub(super) fn is_too_slow(&self, bytes: u64, limit: Duration) -> bool {
+        let speed = self.speed.load(Ordering::Relaxed);
+        speed > 0 && bytes / speed > limit.as_secs()
     }
 
     /// The place took something.

@@ -1,8 +1,11 @@
 //! Reading and writing the record of the last build.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kiln_oci::{Descriptor, Document, Manifest};
 use kiln_plan::StepKey;
+use kiln_store::Store;
 
 use super::{Held, StepCache, StepPlace, tagged};
 use crate::build_record::{BuildRecord, Explanations};
@@ -21,13 +24,32 @@ impl StepCache {
         }
     }
 
-    async fn last_manifest(&self, held: &Held, name: StepKey) -> Option<Document<Manifest>> {
-        match &held.place {
-            StepPlace::Volume(_) => None,
-            StepPlace::Layout(store) => {
-                let descriptor = store.step_record(&name.hex()).ok()??;
-                store.document::<Manifest>(&descriptor.digest).ok()?
+    /// Work that fetches the record of the last build called `name` for a later [`StepCache::probe`], which waits for it.
+    /// `None` where that will not ask a repository first of all.
+    pub fn fetch_ahead(&self, name: StepKey) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let held = self.places.first().filter(|held| matches!(held.place, StepPlace::Remote { .. }))?;
+        // Taken now: who asks before the work has begun waits for it, too.
+        let mut ahead = Arc::clone(&held.ahead).try_lock_owned().ok()?;
+        let this = self.clone();
+        Some(async move {
+            if let Some(held) = this.places.first() {
+                *ahead = Some((name, this.ask_for_manifest(held, name).await));
             }
+        })
+    }
+
+    async fn last_manifest(&self, held: &Held, name: StepKey) -> Option<Document<Manifest>> {
+        let ahead = held.ahead.lock().await.take();
+        match ahead {
+            Some((known, found)) if known == name => found,
+            _ => self.ask_for_manifest(held, name).await,
+        }
+    }
+
+    async fn ask_for_manifest(&self, held: &Held, name: StepKey) -> Option<Document<Manifest>> {
+        match &held.place {
+            StepPlace::Volume(store) => stored(store, name),
+            StepPlace::Layout(store) => stored(store, name),
             StepPlace::Remote { registry, repository } => {
                 if held.health.is_deaf() {
                     return None;
@@ -57,10 +79,8 @@ impl StepCache {
             let Ok(record) = BuildRecord::read(manifest.value()) else { continue };
             let config = &manifest.value().config;
             let raw: Option<Box<[u8]>> = match &held.place {
-                StepPlace::Volume(_) => None,
-                StepPlace::Layout(store) => {
-                    store.blob_of(config).ok().flatten().and_then(|blob| blob.read().ok())
-                }
+                StepPlace::Volume(store) => small(store, config),
+                StepPlace::Layout(store) => small(store, config),
                 StepPlace::Remote { registry, repository } => {
                     registry.pull_bytes(repository, config, LONGEST).await.ok().map(Into::into)
                 }
@@ -105,4 +125,13 @@ impl StepCache {
             }
         }
     }
+}
+
+fn stored<A>(store: &Store<A>, name: StepKey) -> Option<Document<Manifest>> {
+    let descriptor = store.step_record(&name.hex()).ok()??;
+    store.document::<Manifest>(&descriptor.digest).ok()?
+}
+
+fn small<A>(store: &Store<A>, descriptor: &Descriptor) -> Option<Box<[u8]>> {
+    store.blob_of(descriptor).ok()??.read().ok()
 }

@@ -94,7 +94,7 @@ impl Remote {
         Self { host: registry.host(), registry: Some(registry), runtime: Some(runtime) }
     }
 
-    fn registry(&self) -> &TestRegistry {
+    pub(crate) fn registry(&self) -> &TestRegistry {
         self.registry.as_ref().unwrap()
     }
 

@@ -285,6 +285,11 @@ impl TestRegistry {
         self.state.lock().always.insert(route, fault);
     }
 
+    /// Drops what the script still has for coming requests.
+    pub fn forget_script(&self) {
+        self.state.lock().script.clear();
+    }
+
     /// The requests that it saw, in their order.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.lock().seen.clone()
