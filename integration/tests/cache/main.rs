@@ -1,11 +1,16 @@
 //! The layer cache as a whole build meets it: a registry on a loopback address that counts requests and goes wrong as it
 //! is told.
 
+mod faults;
+mod reasons;
+mod relay;
+mod volume;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kiln_integration::{Bench, Built};
-use kiln_testkit::{Fault, Route, TestRegistry};
+use kiln_testkit::{Fault, RegistryBuilder, Route, TestRegistry};
 
 /// A registry that runs beside the test.
 struct Remote {
@@ -15,9 +20,14 @@ struct Remote {
 
 impl Remote {
     fn start() -> Self {
+        Self::with(|builder| builder)
+    }
+
+    /// One that is set up by `change`.
+    fn with(change: impl FnOnce(RegistryBuilder) -> RegistryBuilder) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
-        let registry = runtime.block_on(TestRegistry::start());
+        let registry = runtime.block_on(change(TestRegistry::builder()).start());
         Self { registry: Some(registry), runtime }
     }
 
