@@ -141,7 +141,7 @@ impl Source {
             skip: offset - begin,
             held: Bytes::new(),
         };
-        let pull = self.registry.pull_blob(&self.repository, &self.descriptor, begin, &mut through);
+        let pull = Box::pin(self.registry.pull_blob(&self.repository, &self.descriptor, begin, &mut through));
         let left = self.descriptor.size.saturating_sub(begin);
         let pulled = self.patience.watch(pull, left, &progress.done, &|| progress.held_up()).await;
         let result = match pulled {

@@ -46,6 +46,9 @@ pub struct StepCache {
     warn: Arc<dyn Fn(String) + Send + Sync>,
 }
 
+/// The name of a build, and its record if there is one.
+type Ahead = (StepKey, Option<Document<Manifest>>);
+
 /// Where the bytes of a hit are.
 #[derive(Debug)]
 pub enum HitBytes {
@@ -60,7 +63,7 @@ struct Held {
     place: StepPlace,
     health: Health,
     /// A record of a last build that was fetched before it was asked for.
-    ahead: Arc<tokio::sync::Mutex<Option<(StepKey, Option<Document<Manifest>>)>>>,
+    ahead: Arc<tokio::sync::Mutex<Option<Ahead>>>,
 }
 
 impl StepPlace {

@@ -55,7 +55,7 @@ impl Patience {
             done.store(bytes, Ordering::Relaxed);
             on(bytes);
         };
-        let work = download(scratch, registry, repository, descriptor, false, &follow);
+        let work = Box::pin(download(scratch, registry, repository, descriptor, false, &follow));
         match self.watch(work, descriptor.size, &done, &|| Duration::ZERO).await? {
             Ok(got) => Ok(got.into_blob()),
             Err(DownloadError::Registry(error)) => Err(Failed::Registry(error)),

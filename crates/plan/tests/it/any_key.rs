@@ -85,15 +85,15 @@ impl Build {
         if self.reversed {
             args.reverse();
         }
-        let env: String =
+        let env: Vec<String> =
             self.env.iter().enumerate().map(|(n, value)| format!("ENV E{n}={value}\n")).collect();
-        let mounts: String = self
+        let mounts: Vec<String> = self
             .mounts
             .iter()
             .enumerate()
             .map(|(n, (id, target))| format!("--mount=type=cache,id={id},target=/{n}/{target} "))
             .collect();
-        let excludes: String = self.excludes.iter().map(|word| format!("--exclude={word} ")).collect();
+        let excludes: Vec<String> = self.excludes.iter().map(|word| format!("--exclude={word} ")).collect();
         let network = if self.network { "--network=none " } else { "" };
         let Self { image, user, workdir, shell, command, script, destination, owner, mode, inline, .. } =
             self;
@@ -104,6 +104,9 @@ impl Build {
              RUN {mounts}{network}{command}\nRUN <<S\n#!{script}\nS\n\
              COPY --chown={owner} --chmod={mode:o} {excludes}{sources} <<I /{destination}/\n{inline}\nI\nRUN last\n",
             args = args.concat(),
+            env = env.concat(),
+            mounts = mounts.concat(),
+            excludes = excludes.concat(),
             sources = self.sources.join(" "),
         )
     }
@@ -159,8 +162,10 @@ impl Build {
     }
 }
 
+type Change = Box<dyn Fn(&mut Build)>;
+
 /// Every way to change one relevant input, by name.
-fn changes(at: Index) -> Vec<(&'static str, Box<dyn Fn(&mut Build)>)> {
+fn changes(at: Index) -> Vec<(&'static str, Change)> {
     let one = move |list: &mut Vec<String>| at.get_mut(list).push('x');
     vec![
         ("image", Box::new(|build| build.image.push('x'))),

@@ -66,8 +66,11 @@ USER ana
 WORKDIR below
 "#;
 
-/// The fields of an encoded recipe, after its version: names and values.
-pub(crate) fn decode(mut bytes: &[u8]) -> (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>) {
+/// Names and values.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The version and the fields of an encoded recipe.
+pub(crate) fn decode(mut bytes: &[u8]) -> (Vec<u8>, Fields) {
     let mut frame = || {
         if bytes.is_empty() {
             return None;
