@@ -126,6 +126,7 @@ async fn open(
             unshared: Mutex::default(),
             made: Mutex::default(),
             uploads: Uploads::new(runtime.clone()),
+            early: crate::early::Early::default(),
             cache_uploads: Uploads::new(runtime.clone()),
             runtime,
             writing: crate::layers::Gate::default(),

@@ -5,8 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use kiln_oci::Descriptor;
+use kiln_plan::{Op, Step};
 use kiln_rootfs::{Change, ChangeSource, LayerOptions, RootfsError, TreePath, Xattrs, write_layer};
 
+use crate::early::{Ahead, Followed};
 use crate::error::BuildError;
 use crate::image::{ImageFormat, Layer};
 use crate::session::{LayerOrigin, Session};
@@ -158,8 +160,12 @@ impl ChangeSource for WithoutRoot<'_> {
     }
 }
 
-/// Writes `changes` as a layer into the scratch store.
-pub(crate) fn write(session: &Session, changes: &mut dyn ChangeSource) -> Result<Layer, BuildError> {
+/// Writes `changes` as a layer into the scratch store, and to `ahead` meanwhile.
+pub(crate) fn write(
+    session: &Session,
+    changes: &mut dyn ChangeSource,
+    ahead: Option<Ahead>,
+) -> Result<Layer, BuildError> {
     let _inside = session.writing.enter();
     session.check_cancelled()?;
     let request = &session.request.layers;
@@ -169,15 +175,32 @@ pub(crate) fn write(session: &Session, changes: &mut dyn ChangeSource) -> Result
         mtime_limit: request.mtime_limit,
         ..LayerOptions::default()
     };
-    let mut writer = session.blobs.writer(None).map_err(BuildError::other)?;
+    let mut writer = Followed::new(session.blobs.writer(None).map_err(BuildError::other)?, ahead);
     let written =
         write_layer(&mut WithoutRoot(changes), &options, UntilCancelled { out: &mut writer, session });
     session.check_cancelled()?;
     let blob = written.map_err(BuildError::other)?;
-    writer.commit().map_err(BuildError::other)?;
-    session.remember(&blob.digest, LayerOrigin::Made);
     let media_type = ImageFormat::Oci.layer(blob.compression);
-    Ok(Layer { descriptor: Descriptor::new(media_type, blob.digest, blob.size), diff_id: blob.diff_id })
+    let descriptor = Descriptor::new(media_type, blob.digest, blob.size);
+    writer.commit(&descriptor, &session.early).map_err(BuildError::other)?;
+    session.remember(&descriptor.digest, LayerOrigin::Made);
+    Ok(Layer { descriptor, diff_id: blob.diff_id })
+}
+
+/// Where a layer that `step` makes may go before it is whole: to the first destination, if it is sure to be new there. What
+/// COPY makes may be there already, and so may all that is made without the time of day.
+pub(crate) fn ahead(session: &Session, step: &Step) -> Option<Ahead> {
+    let output = &session.request.output;
+    let new = matches!(step.op, Op::Run(_)) && session.request.layers.mtime_limit.is_none();
+    // One connection at a time is for requests that end.
+    if !output.push || !new || session.registry.max_concurrency() < 2 {
+        return None;
+    }
+    Some(Ahead {
+        registry: session.registry.clone(),
+        runtime: session.runtime.clone(),
+        to: output.destinations.first()?.repository.clone(),
+    })
 }
 
 /// Begins to send a layer to the image's destinations.

@@ -8,6 +8,7 @@ mod bare;
 mod build;
 mod copy;
 mod course;
+mod early;
 mod error;
 mod event;
 mod forecast;

@@ -154,6 +154,9 @@ async fn push_layer(
     {
         return Ok(());
     }
+    if matches!(origin, LayerOrigin::Made) && session.early.arrived(to, &layer.digest).await {
+        return Ok(());
+    }
     // Only what is missing is looked for.
     if registry.is_pushed(to, &layer.digest).await.map_err(BuildError::other)? {
         return Ok(());

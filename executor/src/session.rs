@@ -66,6 +66,8 @@ pub(crate) struct Session {
     pub(crate) runtime: tokio::runtime::Handle,
     /// The image's own blobs, on their way to its destinations.
     pub(crate) uploads: Uploads,
+    /// Layers that were sent to a destination while they were written.
+    pub(crate) early: crate::early::Early,
     /// Results of steps, on their way to the layer cache.
     pub(crate) cache_uploads: Uploads,
     /// Layers that are being written.

@@ -130,7 +130,7 @@ impl StageWork {
         if single && stage.needs_tree && !stage.steps.is_empty() {
             let trees = self.trees_in_use()?.snapshotter();
             let mut changes = trees.changes(self.place).map_err(BuildError::other)?;
-            layers.push(layers::write(session, changes.as_mut())?);
+            layers.push(layers::write(session, changes.as_mut(), None)?);
             drop(changes);
             trees.commit(self.place).map_err(BuildError::other)?;
         }
@@ -190,14 +190,16 @@ impl StageWork {
         let span = step.span;
         let (work, step) = (Arc::clone(self), step.clone());
         let mut write = move || {
-            let written = layers::write(&work.session, changes.as_mut());
+            let ahead = work.is_shipped().then(|| layers::ahead(&work.session, &step)).flatten();
+            let written = layers::write(&work.session, changes.as_mut(), ahead);
             let layer = written.map_err(|error| work.blame(step.span, error))?;
             work.news(&step, number, StepNews::Done { took: began.elapsed(), size: layer.descriptor.size });
             work.session.note_made(&step.keys, &layer);
-            crate::results::store(&work.session, &step, &layer);
+            // First to the destination: the cache can mount it from there.
             if work.is_shipped() {
                 layers::send(&work.session, &layer);
             }
+            crate::results::store(&work.session, &step, &layer);
             Ok(layer)
         };
         if self.changes_stay() {

@@ -16,6 +16,7 @@ mod credentials;
 mod error;
 mod event;
 mod fetch;
+mod growing;
 mod manifest;
 mod options;
 mod parts;
@@ -37,6 +38,7 @@ pub use credentials::{
 };
 pub use error::{Attempt, RegistryError};
 pub use event::Event;
+pub use growing::GrowingBlob;
 pub use manifest::{RawManifest, Resolved};
 pub use options::{Insecure, Mirrors, Observer, Proxies, Ranges, RegistryOptions, RetryPolicy, TlsOptions};
 pub use push::Pushed;

@@ -76,10 +76,10 @@ pub(crate) enum To {
 pub(crate) enum Payload {
     Nothing,
     Bytes(Bytes),
-    /// A stream that can be sent once.
+    /// A stream that can be sent once. Without a length it goes out in the pieces that HTTP has for this.
     Stream {
         body: reqwest::Body,
-        length: u64,
+        length: Option<u64>,
         pace: Arc<Pace>,
     },
 }
@@ -367,7 +367,11 @@ impl Transport {
             Payload::Nothing => (request, None),
             Payload::Bytes(bytes) => (request.body(bytes), None),
             Payload::Stream { body, length, pace } => {
-                (request.header(CONTENT_LENGTH, length).body(body), Some((pace, length)))
+                let request = match length {
+                    Some(length) => request.header(CONTENT_LENGTH, length),
+                    None => request,
+                };
+                (request.body(body), Some((pace, length.unwrap_or(u64::MAX))))
             }
         };
         let mut response = std::pin::pin!(request.send());

@@ -24,7 +24,7 @@ use crate::route::Place;
 use crate::transport::{Ask, Pace, Payload, To};
 use crate::{Attempt, Event, RegistryError};
 
-const OCTETS: &str = "application/octet-stream";
+pub(crate) const OCTETS: &str = "application/octet-stream";
 /// How much is read from the source at a time.
 const PIECE: usize = 128 * 1024;
 /// The first and the smallest size of chunks, after the registry refused a larger request.
@@ -281,7 +281,7 @@ impl<'a> Upload<'a> {
 }
 
 /// Where the upload goes on. An address without TLS on the registry's own host means that a proxy speaks TLS for it.
-fn location(answer: &Answer) -> Result<Option<Url>, Failure> {
+pub(crate) fn location(answer: &Answer) -> Result<Option<Url>, Failure> {
     let Some(text) = answer.header(LOCATION.as_str()) else { return Ok(None) };
     let here = answer.response.url();
     let mut url = here
@@ -299,7 +299,7 @@ fn location(answer: &Answer) -> Result<Option<Url>, Failure> {
 }
 
 /// How many bytes the registry has, by its `Range` header (`0-99`: a hundred). Distribution says `0-0` for none, too.
-fn received(answer: &Answer) -> Option<u64> {
+pub(crate) fn received(answer: &Answer) -> Option<u64> {
     let range = answer.header(RANGE.as_str())?;
     let (_, last) = range.trim_start_matches("bytes=").split_once('-')?;
     match last.trim().parse::<u64>().ok()? {
@@ -343,7 +343,7 @@ impl Stream {
 
     fn payload(&self) -> Payload {
         match self.body.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(body) => Payload::Stream { body, length: self.length, pace: Arc::clone(&self.pace) },
+            Some(body) => Payload::Stream { body, length: Some(self.length), pace: Arc::clone(&self.pace) },
             None => Payload::Nothing,
         }
     }

@@ -5,6 +5,7 @@
 mod auth;
 mod faults;
 mod fetch;
+mod growing;
 mod mirrors;
 mod parts;
 mod proxies;
