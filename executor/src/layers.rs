@@ -192,8 +192,7 @@ pub(crate) fn write(
 pub(crate) fn ahead(session: &Session, step: &Step) -> Option<Ahead> {
     let output = &session.request.output;
     let new = matches!(step.op, Op::Run(_)) && session.request.layers.mtime_limit.is_none();
-    // One connection at a time is for requests that end.
-    if !output.push || !new || session.registry.max_concurrency() < 2 {
+    if !output.push || !new || !session.registry.takes_growing() {
         return None;
     }
     Some(Ahead {

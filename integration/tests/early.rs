@@ -83,8 +83,9 @@ fn what_may_be_there_already_is_asked_for_first() {
 }
 
 #[test]
-fn with_one_connection_nothing_is_sent_early() {
+fn with_one_connection_or_small_requests_nothing_is_sent_early() {
     let remote = Remote::start();
     remote.build(&["--max-concurrency=1"]);
+    remote.build(&["--push-chunk-size=8388608"]);
     assert_eq!(remote.early(), 0);
 }

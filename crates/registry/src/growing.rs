@@ -30,6 +30,13 @@ pub struct GrowingBlob {
 }
 
 impl Registry {
+    /// Whether [`Registry::push_growing`] fits the options: it takes one of several connections for as long as the blob
+    /// grows, and sends it in one request.
+    pub fn takes_growing(&self) -> bool {
+        let options = &self.transport().options;
+        options.max_concurrency > 1 && options.chunk_size.is_none()
+    }
+
     /// Sends a blob to `repository` while it grows (OCI distribution-spec 1.1, "Pushing a blob in chunks", with one chunk
     /// whose length nobody knows yet).
     ///

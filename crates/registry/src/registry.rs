@@ -66,11 +66,6 @@ impl Registry {
         self.queued
     }
 
-    /// How many requests to one host may be under way at a time.
-    pub fn max_concurrency(&self) -> usize {
-        self.transport().options.max_concurrency
-    }
-
     pub(crate) fn transport(&self) -> &Transport {
         &self.shared.transport
     }
