@@ -51,32 +51,44 @@ pub(crate) fn promises() -> Vec<Promise> {
     ]
 }
 
-/// How many steps share what a build costs whatever its steps.
-const STEPS: u32 = 20;
+/// How many steps lie between the two that say what time it is.
+const STEPS: u32 = 40;
 
-/// The milliseconds that a RUN adds to a build, its shell and its `echo` included.
+/// The milliseconds that a RUN adds to a build, its shell and its `echo` included: of the time between the first step and
+/// the last one, so that what the base image costs is not in it.
 fn further_step(setup: &Setup, rung: &'static str) -> Result<f64, String> {
-    let build = |steps: u32| {
-        let name = format!("steps-{rung}");
-        let runs: String = (0..steps).map(|number| format!("RUN echo {number} > /file\n")).collect();
-        let before = dockerfile(setup, &name, &format!("FROM $HOST/files:1\n{runs}"));
-        let flags = format!("--isolation={rung} --insecure-registry $HOST --no-push");
-        let line = if rung == "root" {
-            format!(
-                "podman run --rm --security-opt seccomp=$REPOSITORY/integration/pod/runtime-default-like.json \
-                 -v $WORK/small:/workspace:ro -v $WORK/{name}.dockerfile:/kaniko/Dockerfile:ro kiln-bench \
-                 /kaniko/executor --context /workspace --dockerfile /kaniko/Dockerfile {flags}; echo 0 0 0 > $TIMED"
-            )
-        } else {
-            format!(
-                "{TIME} $KILN executor --context $WORK/small --dockerfile $WORK/{name}.dockerfile \
-                 --scratch-dir $WORK/scratch {flags}"
-            )
-        };
-        Ok::<_, String>(measure(setup, &Job { before: format!("{before}{CLEAN}"), line })?.wall)
+    let name = format!("steps-{rung}");
+    let runs: String = (0..STEPS).map(|number| format!("RUN echo {number} > /file\n")).collect();
+    let clock = "RUN cat /proc/uptime\n";
+    let before = dockerfile(setup, &name, &format!("FROM $HOST/files:1\n{clock}{runs}{clock}"));
+    let flags = format!("--isolation={rung} --insecure-registry $HOST --no-push");
+    let line = if rung == "root" {
+        format!(
+            "podman run --rm --security-opt seccomp=$REPOSITORY/integration/pod/runtime-default-like.json \
+             -v $WORK/small:/workspace:ro -v $WORK/{name}.dockerfile:/kaniko/Dockerfile:ro kiln-bench \
+             /kaniko/executor --context /workspace --dockerfile /kaniko/Dockerfile {flags}; echo 0 0 0 > $TIMED"
+        )
+    } else {
+        format!(
+            "{TIME} $KILN executor --context $WORK/small --dockerfile $WORK/{name}.dockerfile \
+             --scratch-dir $WORK/scratch {flags}"
+        )
     };
-    let (one, more) = (build(1)?, build(1 + STEPS)?);
-    Ok((more - one) / f64::from(STEPS) * 1000.0)
+    measure(setup, &Job { before: format!("{before}{CLEAN}"), line })?;
+    let log = std::fs::read_to_string(setup.work.join("log")).map_err(|error| error.to_string())?;
+    let seconds: Vec<f64> = log.lines().filter_map(uptime).collect();
+    let [first, last] = seconds[..] else {
+        return Err(format!("the steps did not say when they ran: {log}"));
+    };
+    Ok((last - first) / f64::from(STEPS + 1) * 1000.0)
+}
+
+/// The seconds since the machine was started, of a line that ends as `/proc/uptime` reads.
+fn uptime(line: &str) -> Option<f64> {
+    let mut words = line.rsplit(' ');
+    let (idle, up) = (words.next()?, words.next()?);
+    let is_number = |word: &str| word.split_once('.').is_some_and(|(_, hundredths)| hundredths.len() == 2);
+    if is_number(idle) && is_number(up) { up.parse().ok() } else { None }
 }
 
 /// A build that does nothing but extract the base image from a volume, as a ratio to what `pick` picks of decompressing
@@ -88,20 +100,20 @@ fn extraction(setup: &Setup, pin: &str, pick: fn(f64, f64) -> f64) -> Result<f64
     let kiln = Job {
         before: format!("{file}{CLEAN}; {warm}"),
         line: format!(
-            "{pin} {TIME} $KILN executor --context $WORK/small --dockerfile $WORK/{name}.dockerfile \
+            "{TIME} {pin} $KILN executor --context $WORK/small --dockerfile $WORK/{name}.dockerfile \
              --scratch-dir $WORK/scratch --isolation=overlay --insecure-registry $HOST --cache-dir $WORK/volume --no-push"
         ),
     };
     let gzip = Job {
         before: String::new(),
         line: format!(
-            "{pin} {TIME} bash -c 'for blob in $(find base/blobs -size +1M); do gzip -dc $blob > /dev/null; done'"
+            "{TIME} {pin} bash -c 'for blob in $(find base/blobs -size +1M); do gzip -dc $blob > /dev/null; done'"
         ),
     };
     let tar = Job {
         before: "rm -rf scratch limit; mkdir limit".to_owned(),
         line: format!(
-            "{pin} {TIME} bash -c 'for n in 0 1 2; do mkdir -p limit/$n; tar -C limit/$n -xf split/$n.tar; done'"
+            "{TIME} {pin} bash -c 'for n in 0 1 2; do mkdir -p limit/$n; tar -C limit/$n -xf split/$n.tar; done'"
         ),
     };
     let walls = [kiln, gzip, tar].into_iter().map(|job| measure(setup, &job).map(|figures| figures.wall));
