@@ -123,7 +123,7 @@ fn warmed(setup: &Setup) -> Option<Workload> {
     let before = format!("{}{CLEAN}", dockerfile(setup, name, &text));
     Some(Workload {
         name,
-        what: "the same, from a volume warmed with --unpack",
+        what: "ten small RUNs, from a volume warmed with --unpack",
         kiln: Job {
             before: format!("{before}; {WARM}"),
             line: kiln(name, "small", "--cache-dir $WORK/volume"),
