@@ -59,17 +59,24 @@ pub(crate) fn read_link(dir: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
 
 /// The names in `dir`, sorted by their bytes. The handle must be freshly opened.
 pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut buffer = Vec::with_capacity(32 << 10);
     let mut names = Vec::new();
-    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
-    while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
+    each_name(dir, |name| names.push(name.to_vec()))?;
     names.sort_unstable();
     Ok(names)
+}
+
+/// Gives `take` the names in `dir`, in no order. The handle must be freshly opened.
+pub(crate) fn each_name(dir: impl AsFd, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            take(name);
+        }
+    }
+    Ok(())
 }
 
 /// Opens the directory `name` in `dir`.

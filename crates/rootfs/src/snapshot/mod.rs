@@ -4,6 +4,7 @@
 //! merge them, [`DirectorySnapshotter`] keeps one plain tree per stage, [`HostSnapshotter`] works in the container's own
 //! root. All give the same layer for the same change, to the byte.
 
+mod ahead;
 mod clock;
 mod directory;
 mod host;

@@ -4,7 +4,7 @@
 //! Any change to a file moves its ctime, and nothing can set a ctime. So an entry whose ctime, inode, mtime, size, mode
 //! and owner are those of its record is as it was, without a look at its content. Of the others the visible metadata
 //! is compared, and where that is equal, the content. The walk keeps one directory per level in memory; records come
-//! from a file and go to another.
+//! from a file and go to another. Other threads read directories ahead of it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,12 +14,13 @@ use std::os::fd::OwnedFd;
 use sha2::{Digest as _, Sha256};
 
 use super::SnapshotMode;
+use super::ahead::{Ahead, Listing};
 use super::log::ChangeLog;
 use super::record::{ContentHash, Record, RecordReader, RecordWriter};
 use super::spool::SortedHashes;
 use crate::delta::dir_stack::DirStack;
-use crate::delta::disk::{look, look_here, names, open_file, read_link, xattrs, xattrs_of};
-use crate::{IgnorePaths, Kind, Meta, Timestamp, TreePath};
+use crate::delta::disk::{look, look_here, open_file, read_link, xattrs, xattrs_of};
+use crate::{IgnorePaths, Kind, Meta, Timestamp};
 
 /// Before any time that a file can have.
 pub(crate) const LONG_AGO: Timestamp = Timestamp { secs: i64::MIN, nanos: 0 };
@@ -56,21 +57,16 @@ pub(crate) struct Scanned {
     pub(crate) latest: Timestamp,
 }
 
-/// An entry of the directory being walked.
-struct Entry {
-    name: Vec<u8>,
-    meta: Meta,
-}
-
 /// One level of the walk.
 struct Level {
-    entries: std::vec::IntoIter<Entry>,
+    entries: Listing,
     /// Whether the records hold this directory too, so that its names are compared.
     recorded: bool,
 }
 
 pub(crate) struct Scan<'a> {
     rules: &'a Rules<'a>,
+    ahead: &'a Ahead<'a>,
     before: RecordReader,
     hashes: Option<SortedHashes>,
     copied: bool,
@@ -106,8 +102,10 @@ pub(crate) fn scan(
         Before::Records(records) => (records, None, false),
         Before::Copied(records) => (records, None, true),
     };
+    let ahead = Ahead::new(root.try_clone()?, rules.ignore);
     let mut scan = Scan {
         rules,
+        ahead: &ahead,
         before,
         hashes,
         copied,
@@ -120,7 +118,10 @@ pub(crate) fn scan(
         by_inode: HashMap::new(),
         found: Scanned { latest: LONG_AGO },
     };
-    scan.walk()?;
+    std::thread::scope(|scope| {
+        let _readers = ahead.start(scope);
+        scan.walk()
+    })?;
     Ok((scan.out.finish()?, scan.found))
 }
 
@@ -129,7 +130,7 @@ impl Scan<'_> {
         let Some(meta) = look_at(&self.stack, b"")? else { return Ok(()) };
         let old = self.before.take()?;
         let recorded = old.is_some();
-        self.compare(Entry { name: Vec::new(), meta }, old)?;
+        self.compare(Vec::new(), meta, old)?;
         self.descend(recorded)?;
         while !self.levels.is_empty() {
             self.step()?;
@@ -139,36 +140,16 @@ impl Scan<'_> {
 
     /// Reads the directory that the stack has entered.
     fn descend(&mut self, recorded: bool) -> io::Result<()> {
-        let mut entries = Vec::new();
-        // Where no pattern leads to, no name has to be compared: a walk never enters what is ignored.
-        let ignoring = self.rules.ignore.reaches_below(&TreePath::new(&self.path));
-        for name in names(self.stack.handle()?)? {
-            if ignoring && self.is_ignored(&name) {
-                continue;
-            }
-            // A name that is gone by now was never there.
-            if let Some(meta) = look(self.stack.handle()?, &name)? {
-                entries.push(Entry { name, meta });
-            }
-        }
-        self.levels.push(Level { entries: entries.into_iter(), recorded });
+        let entries = self.ahead.list(&self.path, self.stack.handle()?)?;
+        self.levels.push(Level { entries, recorded });
         Ok(())
-    }
-
-    fn is_ignored(&self, name: &[u8]) -> bool {
-        let mut path = self.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        self.rules.ignore.is_ignored(&TreePath::new(&path))
     }
 
     /// Deals with the next name of the current directory, be it in the tree, in the records or in both.
     fn step(&mut self) -> io::Result<()> {
         let depth = u32::try_from(self.levels.len()).map_err(io::Error::other)?;
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
-        let there = level.entries.as_slice().first().map(|entry| entry.name.as_slice());
+        let there = level.entries.peek();
         let recorded = if level.recorded { self.before.peek(depth) } else { None };
         let (take_old, take_new) = match (recorded.map(|record| record.name.as_slice()), there) {
             (None, None) => return self.ascend(),
@@ -176,18 +157,18 @@ impl Scan<'_> {
             (None, Some(_)) => (false, true),
             (Some(old), Some(new)) => (old <= new, new <= old),
         };
-        let entry = if take_new { level.entries.next() } else { None };
+        let entry = if take_new { level.entries.take() } else { None };
         let old = if take_old { self.before.take()? } else { None };
         match (entry, old) {
-            (Some(entry), old) => {
-                let is_dir = entry.meta.kind == Kind::Directory;
+            (Some((name, meta)), old) => {
+                let is_dir = meta.is_dir();
                 let merges = is_dir && old.as_ref().is_some_and(|old| old.meta.kind == Kind::Directory);
                 if old.is_some() && !merges {
                     self.before.skip_below(depth)?;
                 }
-                let name = is_dir.then(|| entry.name.clone());
-                self.compare(entry, old)?;
-                if let Some(name) = name {
+                let inside = is_dir.then(|| name.clone());
+                self.compare(name, meta, old)?;
+                if let Some(name) = inside {
                     self.enter(&name, merges)?;
                 }
                 Ok(())
@@ -223,8 +204,7 @@ impl Scan<'_> {
     }
 
     /// Compares an entry with its record, writes the new record, and logs the entry if it changed.
-    fn compare(&mut self, entry: Entry, old: Option<Record>) -> io::Result<()> {
-        let Entry { name, meta } = entry;
+    fn compare(&mut self, name: Vec<u8>, meta: Meta, old: Option<Record>) -> io::Result<()> {
         let depth = u32::try_from(self.levels.len()).map_err(io::Error::other)?;
         self.found.latest = self.found.latest.max(meta.ctime);
         let (record, verdict) = match old {
