@@ -3,19 +3,19 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::stream::poll_fn;
 use kiln_cache::{HitBytes, LayerSource};
 use kiln_oci::media_type;
 use kiln_oci::{Descriptor, Digest, Reference, Repository};
 use kiln_plan::Hit;
 use kiln_registry::{BlobSource, FileSource};
 use kiln_store::{ArchiveWriter, Blobs, OciLayoutWriter};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
 
 use crate::error::BuildError;
 use crate::event::Event;
@@ -207,7 +207,7 @@ struct LayerBytes(LayerSource);
 impl BlobSource for LayerBytes {
     fn open(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
         let source = self.0.clone();
-        let (sender, receiver) = mpsc::channel(4);
+        let (sender, mut receiver) = mpsc::channel(4);
         std::thread::Builder::new().name("read layer".to_owned()).spawn(move || {
             let pump = || -> io::Result<()> {
                 let mut reader = source.open_layer().map_err(io::Error::other)?;
@@ -225,32 +225,7 @@ impl BlobSource for LayerBytes {
                 drop(sender.blocking_send(Err(error)));
             }
         })?;
-        Ok(Box::new(Pieces { receiver, current: Bytes::new() }))
-    }
-}
-
-struct Pieces {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl AsyncRead for Pieces {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.current.is_empty() {
-            match self.receiver.poll_recv(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(Some(Ok(piece))) => self.current = piece,
-            }
-        }
-        let length = buffer.remaining().min(self.current.len());
-        buffer.put_slice(&self.current.split_to(length));
-        Poll::Ready(Ok(()))
+        Ok(Box::new(StreamReader::new(poll_fn(move |context| receiver.poll_recv(context)))))
     }
 }
 

@@ -5,19 +5,20 @@
 
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::mpsc;
+use futures::stream::poll_fn;
 use futures::{SinkExt as _, StreamExt as _};
 use kiln_oci::{Descriptor, Digest, Hasher, Repository};
 use kiln_registry::{BlobSink, BlobSource, Registry};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::time::Instant;
+use tokio_util::io::StreamReader;
 
 use crate::steps::{Failed, Patience};
 
@@ -78,15 +79,13 @@ impl Relay {
 impl BlobSource for Relay {
     fn open(&self, offset: u64) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
         // It begins with the first read: an upload that still waits for its turn keeps no connection busy.
-        Ok(Box::new(Reader { source: Arc::clone(&self.source), offset, flow: None, current: Bytes::new() }))
+        let (source, mut flow) = (Arc::clone(&self.source), None);
+        let pieces = poll_fn(move |context| {
+            let flow: &mut Flow = flow.get_or_insert_with(|| Arc::clone(&source).begin(offset));
+            flow.pieces.poll_next_unpin(context)
+        });
+        Ok(Box::new(StreamReader::new(pieces)))
     }
-}
-
-struct Reader {
-    source: Arc<Source>,
-    offset: u64,
-    flow: Option<Flow>,
-    current: Bytes,
 }
 
 /// A transfer that is under way. It ends when this is dropped.
@@ -98,27 +97,6 @@ struct Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-impl AsyncRead for Reader {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.current.is_empty() {
-            let (source, offset) = (Arc::clone(&self.source), self.offset);
-            let flow = self.flow.get_or_insert_with(|| source.begin(offset));
-            match ready!(flow.pieces.poll_next_unpin(context)) {
-                Some(Ok(piece)) => self.current = piece,
-                Some(Err(error)) => return Poll::Ready(Err(error)),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let length = buffer.remaining().min(self.current.len());
-        buffer.put_slice(&self.current.split_to(length));
-        Poll::Ready(Ok(()))
     }
 }
 
