@@ -84,6 +84,17 @@ pub(crate) enum Payload {
     },
 }
 
+impl Payload {
+    /// The same once more, where that can be had.
+    fn again(&self) -> Option<Self> {
+        match self {
+            Self::Nothing => Some(Self::Nothing),
+            Self::Bytes(bytes) => Some(Self::Bytes(bytes.clone())),
+            Self::Stream { .. } => None,
+        }
+    }
+}
+
 /// How a stream gets on.
 #[derive(Default)]
 pub(crate) struct Pace {
@@ -274,10 +285,9 @@ impl Transport {
                 return Err(Failure::never(RegistryError::Unreachable { at: Box::new(ask.at.clone()), why }));
             }
             let payload = std::mem::replace(&mut ask.payload, Payload::Nothing);
-            let once = matches!(payload, Payload::Stream { .. });
-            if let Payload::Bytes(bytes) = &payload {
-                ask.payload = Payload::Bytes(bytes.clone());
-            }
+            let again = payload.again();
+            let once = again.is_none();
+            ask.payload = again.unwrap_or(Payload::Nothing);
             let header = authorization.header.clone().filter(|_| own);
             let response = self.follow(place, &ask, target.clone(), payload, header).await;
             let response = match response {
@@ -312,7 +322,8 @@ impl Transport {
         failure
     }
 
-    /// Sends, and follows redirects of requests that carry nothing. Another host gets no authorisation.
+    /// Sends, and follows redirects: of questions all, of other requests those that keep the method (307, 308). A stream
+    /// can't be sent twice, so its redirect is the caller's to follow. Another host gets no authorisation.
     async fn follow(
         &self,
         place: &Place,
@@ -322,6 +333,7 @@ impl Transport {
         mut authorization: Option<HeaderValue>,
     ) -> Result<reqwest::Response, Failure> {
         let mut payload = Some(payload);
+        let asks = matches!(ask.method, Method::GET | Method::HEAD);
         for _ in 0..=MOST_REDIRECTS {
             let http2 = self.options.http2 && !ask.apart;
             let client = self.client_of(&authority(&url), place.direction, http2)?;
@@ -329,13 +341,16 @@ impl Transport {
             if let Some(header) = &authorization {
                 request = request.header(AUTHORIZATION, header.clone());
             }
-            let payload = payload.take().unwrap_or(Payload::Nothing);
-            let carries = !matches!(payload, Payload::Nothing);
-            let response = self.dispatch(request, payload, ask).await?;
-            let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-            let bare = matches!(ask.method, Method::GET | Method::HEAD) && !carries;
+            let now = payload.take().unwrap_or(Payload::Nothing);
+            payload = now.again();
+            let response = self.dispatch(request, now, ask).await?;
+            let moved = match response.status().as_u16() {
+                307 | 308 => payload.is_some(),
+                301..=303 => asks,
+                _ => false,
+            };
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let (true, true, Some(location)) = (moved, bare, location) else { return Ok(response) };
+            let (true, Some(location)) = (moved, location) else { return Ok(response) };
             let next = url.join(location).map_err(|_| protocol(ask.at, "it redirects to what is no URL"))?;
             let plain = next.scheme() == "http";
             if !matches!(next.scheme(), "http" | "https")
@@ -409,7 +424,7 @@ impl Transport {
             while let Some(chunk) = response.chunk().await.map_err(|error| network(at, error))? {
                 body.extend_from_slice(&chunk);
                 if body.len() > MOST {
-                    return Err(protocol(at, "the token server's answer is too long"));
+                    return Err(protocol(at, "its answer is too long"));
                 }
             }
             Ok((response.status(), response.headers().clone(), body))

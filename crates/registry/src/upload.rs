@@ -30,6 +30,8 @@ const PIECE: usize = 128 * 1024;
 /// The first and the smallest size of chunks, after the registry refused a larger request.
 const FIRST_CHUNK: u64 = 32 << 20;
 const SMALLEST_CHUNK: u64 = 256 << 10;
+/// How often a registry may want one blob's bytes elsewhere.
+const MOST_DETOURS: u32 = 100;
 
 /// An upload that is under way.
 pub(crate) struct Upload<'a> {
@@ -43,12 +45,15 @@ pub(crate) struct Upload<'a> {
     /// Whether a request broke. Some registries forget an upload whose PUT broke off and keep one whose PATCH did;
     /// Debian's (distribution 2.8) forgets both.
     careful: bool,
+    detours: u32,
     session: Option<Session>,
 }
 
 /// What the registry gave us to upload to.
 struct Session {
     url: Url,
+    /// Where the next bytes are wanted instead, this once.
+    detour: Option<Url>,
     /// How much the registry has.
     offset: u64,
     /// Whether PATCH is used: in chunks, or because a request broke.
@@ -82,6 +87,7 @@ impl<'a> Upload<'a> {
             at: place.attempt("push", format!("{}/{}@{}", place.host, place.path, descriptor.digest)),
             chunk: registry.transport().options.chunk_size,
             careful: false,
+            detours: 0,
             session: None,
         }
     }
@@ -136,7 +142,7 @@ impl<'a> Upload<'a> {
         let least = answer.header("oci-chunk-min-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         let patching =
             self.careful || self.chunk.is_some_and(|chunk| chunk.max(least) < self.descriptor.size);
-        Ok(Session { url, offset: 0, patching, unsure: false, least })
+        Ok(Session { url, detour: None, offset: 0, patching, unsure: false, least })
     }
 
     /// Asks how much of the blob has arrived.
@@ -174,8 +180,9 @@ impl<'a> Upload<'a> {
 
     async fn patch(&mut self, mut session: Session, length: u64) -> Result<Outcome, Failure> {
         let end = session.offset + length;
-        let mut ask = Ask::new(Method::PATCH, To::Url(session.url.clone()), &self.scopes, &self.at)
-            .header(CONTENT_TYPE, OCTETS);
+        let url = session.detour.take().unwrap_or_else(|| session.url.clone());
+        let mut ask =
+            Ask::new(Method::PATCH, To::Url(url), &self.scopes, &self.at).header(CONTENT_TYPE, OCTETS);
         if session.offset > 0 || length < self.descriptor.size {
             ask = ask.header(CONTENT_RANGE, &format!("{}-{}", session.offset, end - 1));
         }
@@ -200,6 +207,7 @@ impl<'a> Upload<'a> {
                 Ok(Outcome::Again)
             }
             413 => self.shrink(session, answer).await,
+            307 | 308 => self.turn(session, answer).await,
             // What it has is not what we thought (416), or the upload is gone (404): ask, or begin again.
             404 | 416 => {
                 let mut failure = answer.failure().await;
@@ -215,9 +223,13 @@ impl<'a> Upload<'a> {
     }
 
     /// The last PUT: with the whole blob, or with nothing after PATCH requests.
-    async fn finish(&mut self, session: Session) -> Result<Outcome, Failure> {
-        let mut url = session.url.clone();
-        url.query_pairs_mut().append_pair("digest", &self.descriptor.digest.to_string());
+    async fn finish(&mut self, mut session: Session) -> Result<Outcome, Failure> {
+        // The address of a detour has the digest in it already.
+        let url = session.detour.take().unwrap_or_else(|| {
+            let mut url = session.url.clone();
+            url.query_pairs_mut().append_pair("digest", &self.descriptor.digest.to_string());
+            url
+        });
         let mut ask =
             Ask::new(Method::PUT, To::Url(url), &self.scopes, &self.at).header(CONTENT_TYPE, OCTETS);
         let whole = !session.patching && self.descriptor.size > 0;
@@ -238,6 +250,9 @@ impl<'a> Upload<'a> {
         match answer.status() {
             status if status.is_success() => Ok(Outcome::Done),
             StatusCode::PAYLOAD_TOO_LARGE if whole => self.shrink(session, answer).await,
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => {
+                self.turn(session, answer).await
+            }
             // A resumed upload that was put together wrongly is begun again; a blob sent in one piece is wrong itself.
             StatusCode::BAD_REQUEST if session.patching => {
                 let mut failure = answer.failure().await;
@@ -249,6 +264,19 @@ impl<'a> Upload<'a> {
                 Err(answer.failure().await)
             }
         }
+    }
+
+    /// The registry wants the bytes elsewhere. Should they not get through there, the next try begins at the registry
+    /// again.
+    async fn turn(&mut self, mut session: Session, answer: Answer) -> Result<Outcome, Failure> {
+        let to = location(&answer)?;
+        self.detours += 1;
+        if to.is_none() || self.detours > MOST_DETOURS {
+            return Err(answer.failure().await);
+        }
+        session.detour = to;
+        self.session = Some(session);
+        Ok(Outcome::Again)
     }
 
     /// Keeps the session for the next try. A large request that broke off makes the next ones smaller: a proxy may have

@@ -11,6 +11,7 @@ mod parts;
 mod proxies;
 mod pull;
 mod push;
+mod redirects;
 mod tls;
 
 use std::sync::{Arc, Mutex};
