@@ -3,8 +3,9 @@
 
 use std::process::Output;
 
-use kiln_integration::registry::{Registry, Setup};
+use kiln_integration::registry::{LOGIN, Registry, Setup};
 use kiln_integration::servers::{Faulty, Forward, Nginx, Wrong};
+use kiln_integration::token_server::{REFRESH, TokenServer};
 use kiln_integration::work::{Work, ok, text};
 use kiln_testkit::TestAuthority;
 
@@ -137,6 +138,74 @@ fn a_fault_of_a_push_leaves_nothing_half_under_the_tag() {
             });
         }
     });
+}
+
+#[test]
+fn a_fault_of_a_token_server_is_overcome_or_one_clear_error() {
+    let tokens = TokenServer::start();
+    let server = tokens.realm.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/token")).unwrap();
+    let one = |number: usize, refresh: bool, wrong: &Wrong, hopeful: bool| {
+        let (work, proxy) = (Work::new(&["--reproducible"]), Faulty::start(server));
+        let realm = format!("http://{}/token", proxy.host);
+        let setup = Setup { tokens: Some((&realm, &tokens.certificate)), ..Setup::default() };
+        let registry = Registry::with(&setup);
+        work.bench.file("f", "1");
+        let (method, entry) = if refresh {
+            ("POST", serde_json::json!({"identitytoken": REFRESH}))
+        } else {
+            ("GET", serde_json::json!({"username": LOGIN.0, "password": LOGIN.1}))
+        };
+        work.file("docker/config.json", &serde_json::json!({"auths": {&registry.host: entry}}).to_string());
+        let image = format!("{}/team/app-{number}:1", registry.host);
+        for dockerfile in [SMALL.to_owned(), format!("FROM {image}\nCOPY f /g\n")] {
+            proxy.on(method, "/token", wrong.clone());
+            let output = work.build(&dockerfile, &["-d", &image]);
+            let what = format!("{wrong:?} of {method} /token");
+            judge(&what, &output, &registry.host, hopeful);
+            assert!(proxy.is_done(), "{what}: nothing was asked for: {}", text(&output));
+            let log = text(&output);
+            assert!(!log.contains(LOGIN.1) && !log.contains(REFRESH), "{what}: {log}");
+            if !output.status.success() {
+                assert!(log.contains(&format!("token server {}", proxy.host)), "{what}: {log}");
+                let data = registry.directory.path().join("data/docker/registry/v2/repositories");
+                assert!(!data.join(format!("team/app-{number}/_manifests/tags")).exists(), "{what}");
+                break;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for refresh in [false, true] {
+            for half in faults().chunks(6) {
+                let (half, one) = (half.to_vec(), &one);
+                scope.spawn(move || {
+                    let wrongs = half.iter().enumerate();
+                    wrongs.for_each(|(number, (wrong, hopeful))| {
+                        // A token of which a bit is another is no JSON any more, and is asked for again.
+                        one(number, refresh, wrong, *hopeful || *wrong == Wrong::OtherBytes);
+                    });
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_registry_with_tls_is_spoken_to_by_http_2_unless_that_is_turned_off() {
+    let (work, authority) = (Work::new(&[]), TestAuthority::new());
+    let ca = work.file("ca.pem", &authority.ca);
+    for (off, expected, other) in [("", "HTTP/2.0", "HTTP/1.1"), ("1", "HTTP/1.1", "HTTP/2.0")] {
+        let registry = Registry::with(&Setup { tls: Some(authority.server_pem()), ..Setup::default() });
+        work.bench.file("f", &noise(300_000));
+        let image = format!("{}/app:1", registry.host);
+        let trust = format!("--registry-certificate={}={ca}", registry.host);
+        for dockerfile in [SMALL.to_owned(), format!("FROM {image}\nCOPY f /g\n")] {
+            let mut command = work.command(&dockerfile, &["-d", &image, &trust]);
+            let output = command.env("FF_KANIKO_DISABLE_HTTP2", off).output().unwrap();
+            assert!(output.status.success(), "{}", text(&output));
+        }
+        let log = registry.access();
+        assert!(log.contains(expected) && !log.contains(other), "{log}");
+    }
 }
 
 #[test]

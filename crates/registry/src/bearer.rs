@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use kiln_oci::Redacted;
 use oci_client::RegistryOperation;
 use oci_client::secrets::RegistryAuth;
@@ -22,7 +22,7 @@ use url::Url;
 use crate::answer::classify;
 use crate::challenge::Challenge;
 use crate::credentials::Found;
-use crate::retry::Failure;
+use crate::retry::{Again, Failure};
 use crate::route::Place;
 use crate::scheme::http_allowed;
 use crate::transport::Transport;
@@ -223,36 +223,42 @@ impl Bearer {
             _ => None,
         };
         let client = transport.client(&server, request.place.direction)?;
-        let http = if let Some(token) = &identity {
-            let form = "application/x-www-form-urlencoded";
-            client.post(realm).header(CONTENT_TYPE, form).body(request.form(token))
-        } else {
-            let auth = secret.map_or(RegistryAuth::Anonymous, registry_auth);
-            let get = client.get(request.url(realm, secret));
-            match plain_header(&auth) {
+        let ask = async |http: reqwest::RequestBuilder| {
+            let answer = transport.exchange(http.header(ACCEPT, "application/json"), request.at).await;
+            answer.map_err(|failure| named(failure, &server))
+        };
+        let get = |auth: &RegistryAuth| {
+            let get = client.get(request.url(realm.clone(), secret));
+            match plain_header(auth) {
                 Some(header) => get.header(AUTHORIZATION, header),
                 None => get,
             }
         };
-        let (status, headers, body) =
-            transport.exchange(http.header(ACCEPT, "application/json"), request.at).await?;
-        if !status.is_success() {
-            let mut failure = classify(request.at, status, &headers, &body);
-            // A token server says 400, 401 or 403 to a login that it doesn't take.
-            if matches!(status.as_u16(), 400 | 401 | 403) {
-                let said = match failure.error {
-                    RegistryError::Unauthorized { detail, .. }
-                    | RegistryError::Denied { detail, .. }
-                    | RegistryError::Refused { detail, .. } => detail,
-                    _ => String::new(),
-                };
-                let detail = format!("the token server {server} answers {}: {said}", status.as_u16());
-                failure.error = RegistryError::Unauthorized { at: Box::new(request.at.clone()), detail };
+        let (status, headers, body) = if let Some(token) = &identity {
+            let form = "application/x-www-form-urlencoded";
+            let post = client.post(realm.clone()).header(CONTENT_TYPE, form).body(request.form(token));
+            let posted = ask(post).await?;
+            // What a server that knows no POST says differs; all know GET.
+            if matches!(posted.0.as_u16(), 400 | 401 | 404 | 405) {
+                let got =
+                    ask(get(&RegistryAuth::Basic("<token>".to_owned(), token.expose().clone()))).await?;
+                let unknown = matches!(posted.0.as_u16(), 404 | 405);
+                if got.0.is_success() || unknown { got } else { posted }
+            } else {
+                posted
             }
-            return Err(failure);
+        } else {
+            ask(get(&secret.map_or(RegistryAuth::Anonymous, registry_auth))).await?
+        };
+        if !status.is_success() {
+            return Err(refusal(request.at, &server, status, &headers, &body));
         }
-        let answer: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|_| protocol(format!("the token server {server} did not answer with a token")))?;
+        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| {
+            let mut failure = protocol(format!("the token server {server} did not answer with a token"));
+            // It may have been cut.
+            failure.again = Again::Later(None);
+            failure
+        })?;
         if !answer.refresh_token.is_empty() && identity.is_some() {
             lock(&self.renewed).insert(renewal_key(request), Redacted::new(answer.refresh_token));
         }
@@ -267,6 +273,41 @@ impl Bearer {
         let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(60).clamp(1, 24 * 3600));
         Ok(Token { value, until: Instant::now() + lifetime - (lifetime / 5).min(Duration::from_secs(10)) })
     }
+}
+
+/// What a token server's refusal means. 400, 401 and 403 are for a login that it doesn't take; the image itself is
+/// neither missing nor denied, whatever the status.
+fn refusal(at: &Attempt, server: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let mut failure = classify(at, status, headers, body);
+    let said = match &failure.error {
+        RegistryError::Unauthorized { detail, .. }
+        | RegistryError::Denied { detail, .. }
+        | RegistryError::NotFound { detail, .. }
+        | RegistryError::RateLimited { detail, .. }
+        | RegistryError::Refused { detail, .. } => detail.clone(),
+        _ => String::new(),
+    };
+    let gap = if said.is_empty() { "" } else { ": " };
+    let detail = format!("the token server {server} answers {}{gap}{said}", status.as_u16());
+    let at = Box::new(at.clone());
+    failure.error = match (&failure.error, status.as_u16()) {
+        (RegistryError::RateLimited { .. }, _) => RegistryError::RateLimited { at, detail },
+        (_, 400 | 401 | 403) => RegistryError::Unauthorized { at, detail },
+        (_, status) => RegistryError::Refused { at, status, detail },
+    };
+    failure
+}
+
+/// Names the token server in a failure to reach it.
+fn named(mut failure: Failure, server: &str) -> Failure {
+    match &mut failure.error {
+        RegistryError::Unreachable { why, .. } | RegistryError::Certificate { why, .. } => {
+            *why = format!("the token server {server}: {why}");
+        }
+        RegistryError::Protocol { what, .. } => *what = format!("the token server {server}: {what}"),
+        _ => {}
+    }
+    failure
 }
 
 struct TokenRequest<'a> {

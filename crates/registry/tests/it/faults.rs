@@ -28,6 +28,7 @@ fn faults() -> Vec<Fault> {
         Fault::WrongBytes,
         Fault::Truncate(10),
         Fault::Endless,
+        Fault::Slow(2000),
         Fault::RedirectTo("http://127.0.0.1:9/nowhere".into()),
         Fault::RedirectTo("gopher://x".into()),
         Fault::Status(404),

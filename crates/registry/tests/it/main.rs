@@ -13,6 +13,7 @@ mod pull;
 mod push;
 mod redirects;
 mod tls;
+mod tokens;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
