@@ -113,7 +113,10 @@ impl Registry {
         let host = crate::bearer::authority(&url);
         let client =
             self.transport().client(&host, Direction::Push).map_err(|failure| failure.error.to_string())?;
-        let answer = client.put(url).body(text).send().await.map_err(|error| said(&error.without_url()))?;
+        let stall = self.transport().options.retries.stall;
+        let answer = tokio::time::timeout(stall, client.put(url).body(text).send()).await;
+        let answer = answer.map_err(|_| format!("no answer came for {} s", stall.as_secs_f32()))?;
+        let answer = answer.map_err(|error| said(&error.without_url()))?;
         if answer.status().is_success() {
             Ok(())
         } else {

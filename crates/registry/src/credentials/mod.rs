@@ -261,7 +261,9 @@ impl Credentials {
         let environment = &self.shared.options.environment;
         if let Some(path) = helper::find(program, environment) {
             let source = format!("docker-credential-{program}");
-            return self.once(&source, host, helper::get(&path, program, &key, environment)).await;
+            return self
+                .once(&source, host, helper::get(&path, program, &key, environment, helper::PATIENCE))
+                .await;
         }
         match BuiltinHelper::for_program(program) {
             Some(builtin) => self.ask_builtin(builtin, host, exchange).await,
