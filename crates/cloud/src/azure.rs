@@ -10,7 +10,7 @@ pub async fn token(
     exchange: &Exchange,
 ) -> Result<(String, &'static str), String> {
     let get = |name| environment.get(name);
-    let authority = get("AZURE_AUTHORITY_HOST").unwrap_or("https://login.microsoftonline.com");
+    let authority = get("AZURE_AUTHORITY_HOST").unwrap_or_else(|| authority_for(resource));
     let authority = authority.trim_end_matches('/');
     let scope = format!("{resource}.default");
     if let (Some(client), Some(tenant)) = (get("AZURE_CLIENT_ID"), get("AZURE_TENANT_ID")) {
@@ -51,4 +51,34 @@ pub async fn token(
     };
     let answer = exchange.nearby_json(request, server).await?;
     Ok((member(&answer, "access_token", server)?, "Azure's managed identity"))
+}
+
+/// Who gives tokens for `resource`, where nobody says so: each of Azure's clouds has its own.
+fn authority_for(resource: &str) -> &'static str {
+    let of = |domain: &str| resource.trim_end_matches('/').ends_with(domain);
+    if of(".chinacloudapi.cn") {
+        "https://login.chinacloudapi.cn"
+    } else if of(".usgovcloudapi.net") {
+        "https://login.microsoftonline.us"
+    } else if of(".microsoftazure.de") {
+        "https://login.microsoftonline.de"
+    } else {
+        "https://login.microsoftonline.com"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::authority_for;
+
+    #[test]
+    fn each_cloud_has_its_own_authority() {
+        assert_eq!(authority_for("https://management.azure.com/"), "https://login.microsoftonline.com");
+        assert_eq!(authority_for("https://storage.azure.com/"), "https://login.microsoftonline.com");
+        assert_eq!(authority_for("https://management.chinacloudapi.cn/"), "https://login.chinacloudapi.cn");
+        assert_eq!(
+            authority_for("https://management.usgovcloudapi.net/"),
+            "https://login.microsoftonline.us"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::options::RegistryOptions;
-use crate::route::Direction;
+use crate::route::{Direction, wire_host};
 
 /// Takes `host:port`, `host`, `[::1]:port` apart; the host without brackets.
 pub(crate) fn host_name(host: &str) -> &str {
@@ -26,11 +26,22 @@ pub(crate) fn is_near(host: &str) -> bool {
     }
 }
 
+/// Whether a flag that names `named` means the host that is spoken to as `host`: docker.io has an address of its own, and
+/// the port of HTTPS goes without saying.
+pub(crate) fn same_host(named: &str, host: &str) -> bool {
+    let plain = |host: &str| {
+        let host = host.to_ascii_lowercase();
+        let host = host.strip_suffix(":443").unwrap_or(&host);
+        wire_host(if host == "index.docker.io" { "docker.io" } else { host }).to_owned()
+    };
+    plain(named) == plain(host)
+}
+
 /// Whether HTTP may be spoken to `host`.
 pub(crate) fn http_allowed(options: &RegistryOptions, host: &str, direction: Direction) -> bool {
     let insecure = &options.insecure;
     is_near(host)
-        || insecure.registries.iter().any(|name| name.eq_ignore_ascii_case(host))
+        || insecure.registries.iter().any(|name| same_host(name, host))
         || match direction {
             Direction::Pull => insecure.pull,
             Direction::Push => insecure.push,
@@ -42,12 +53,23 @@ pub(crate) fn verifies(options: &RegistryOptions, host: &str, direction: Directi
     let tls = &options.tls;
     !(tls.skip_verify
         || (tls.skip_verify_pull && direction == Direction::Pull)
-        || tls.skip_verify_registries.iter().any(|name| name.eq_ignore_ascii_case(host)))
+        || tls.skip_verify_registries.iter().any(|name| same_host(name, host)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flag_means_the_host_that_is_spoken_to_and_no_other() {
+        assert!(same_host("docker.io", "registry-1.docker.io") && same_host("index.docker.io", "docker.io"));
+        assert!(same_host("Reg.io:443", "reg.io") && same_host("[::1]:5000", "[::1]:5000"));
+        for (named, host) in
+            [("reg.io", "reg.io:5000"), ("reg.io", "sub.reg.io"), ("docker.io", "docker.io.evil.org")]
+        {
+            assert!(!same_host(named, host), "{named} {host}");
+        }
+    }
 
     #[test]
     fn near_hosts_are_this_machine_and_private_networks() {

@@ -14,6 +14,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::RegistryError;
 use crate::options::TlsOptions;
+use crate::scheme::same_host;
 
 /// The certificates that were read when the registry was made.
 #[derive(Debug)]
@@ -71,8 +72,8 @@ impl Trust {
 
     /// Whether `host` has certificates of its own.
     pub(crate) fn is_special(&self, host: &str) -> bool {
-        self.registry_roots.iter().any(|(name, _)| name == host)
-            || self.identities.iter().any(|(name, _)| name == host)
+        self.registry_roots.iter().any(|(name, _)| same_host(name, host))
+            || self.identities.iter().any(|(name, _)| same_host(name, host))
     }
 
     /// The hosts that have certificates of their own.
@@ -95,12 +96,13 @@ impl Trust {
                 error.to_string(),
             )
         };
+        let is_ours = |name: &str| host.is_some_and(|host| same_host(name, host));
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(failed)?;
         let builder = if verify {
             let mut roots = self.roots.clone();
-            for (_, own) in self.registry_roots.iter().filter(|(name, _)| Some(name.as_str()) == host) {
+            for (_, own) in self.registry_roots.iter().filter(|(name, _)| is_ours(name)) {
                 roots.add_parsable_certificates(own.iter().cloned());
             }
             builder.with_root_certificates(roots)
@@ -108,7 +110,7 @@ impl Trust {
             let verifier = Arc::new(AnyCertificate(Arc::clone(&self.provider)));
             builder.dangerous().with_custom_certificate_verifier(verifier)
         };
-        let mut config = match self.identities.iter().find(|(name, _)| Some(name.as_str()) == host) {
+        let mut config = match self.identities.iter().find(|(name, _)| is_ours(name)) {
             Some((_, identity)) => builder
                 .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
                 .map_err(failed)?,

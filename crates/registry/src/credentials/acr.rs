@@ -8,15 +8,24 @@ use kiln_oci::Redacted;
 
 use super::{Environment, Login, LoginSecret};
 
-const RESOURCE: &str = "https://management.azure.com/";
+/// The domains of registries, each with the resource that a token for them is for.
+const CLOUDS: [(&str, &str); 4] = [
+    (".azurecr.io", "https://management.azure.com/"),
+    (".azurecr.cn", "https://management.chinacloudapi.cn/"),
+    (".azurecr.us", "https://management.usgovcloudapi.net/"),
+    (".azurecr.de", "https://management.microsoftazure.de/"),
+];
 /// The registry's refresh token is good for three hours.
 const FRESH: Duration = Duration::from_secs(3600);
 
 /// Whether Azure runs the registry `host`.
 pub(super) fn serves(host: &str) -> bool {
-    [".azurecr.io", ".azurecr.cn", ".azurecr.us", ".azurecr.de"]
-        .iter()
-        .any(|suffix| host.strip_suffix(suffix).is_some_and(|name| !name.is_empty()))
+    resource(host).is_some()
+}
+
+fn resource(host: &str) -> Option<&'static str> {
+    let of = |suffix: &str| host.strip_suffix(suffix).is_some_and(|name| !name.is_empty());
+    CLOUDS.iter().find(|(suffix, _)| of(suffix)).map(|(_, resource)| *resource)
 }
 
 /// A login for `host`.
@@ -35,7 +44,8 @@ pub(super) async fn exchange_at(
     environment: &Environment,
     exchange: &Exchange,
 ) -> Result<Login, String> {
-    let (token, source) = azure::token(environment, RESOURCE, exchange).await?;
+    let resource = resource(host).ok_or_else(|| format!("{host} is no registry of Azure's"))?;
+    let (token, source) = azure::token(environment, resource, exchange).await?;
     let mut fields =
         vec![("grant_type", "access_token"), ("service", host), ("access_token", token.as_str())];
     if let Some(tenant) = environment.get("AZURE_TENANT_ID") {

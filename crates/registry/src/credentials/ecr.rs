@@ -22,35 +22,46 @@ pub(super) enum EcrHost {
 /// The token is good for twelve hours; it is asked for again much earlier.
 const FRESH: Duration = Duration::from_secs(3600);
 
-/// Reads `ACCOUNT.dkr.ecr[-fips].REGION.amazonaws.com` and its like.
+/// Reads `ACCOUNT.dkr.ecr[-fips].REGION.amazonaws.com`, the dual-stack `ACCOUNT.dkr-ecr[-fips].REGION.on.aws`, and their
+/// like in other partitions.
 pub(super) fn parse(host: &str) -> Option<EcrHost> {
-    if host == "public.ecr.aws" {
+    if matches!(host, "public.ecr.aws" | "ecr-public.aws.com") {
         return Some(EcrHost::Public);
     }
     let (account, rest) = host.split_once('.')?;
     if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // The dual-stack spelling.
-    if let Some(rest) = rest.strip_prefix("dkr-ecr.") {
-        let region = rest.strip_suffix(".on.aws").filter(|region| is_region(region))?;
-        let api = format!("ecr.{region}.api.aws");
-        return Some(EcrHost::Private { account: account.to_owned(), region: region.to_owned(), api });
-    }
-    let (kind, rest) = rest.strip_prefix("dkr.")?.split_once('.')?;
-    let prefix = match kind {
-        "ecr" => "api.ecr",
-        "ecr-fips" => "ecr-fips",
+    let (dual, rest) = match rest.strip_prefix("dkr-") {
+        Some(rest) => (true, rest),
+        None => (false, rest.strip_prefix("dkr.")?),
+    };
+    let (kind, rest) = rest.split_once('.')?;
+    let prefix = match (kind, dual) {
+        ("ecr", false) => "api.ecr",
+        ("ecr" | "ecr-fips", _) => kind,
         _ => return None,
     };
     let (region, domain) = rest.split_once('.')?;
-    let known = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu", "c2s.ic.gov", "sc2s.sgov.gov"];
-    if !is_region(region) || !known.contains(&domain) {
-        return None;
-    }
-    let api = format!("{prefix}.{region}.{domain}");
+    let known = if dual { &DUAL_STACK[..] } else { &DOMAINS[..] };
+    let (_, api) = known.iter().find(|(name, _)| *name == domain).filter(|_| is_region(region))?;
+    let api = format!("{prefix}.{region}.{api}");
     Some(EcrHost::Private { account: account.to_owned(), region: region.to_owned(), api })
 }
+
+/// The domains of registries, each with that of the API.
+const DOMAINS: [(&str, &str); 7] = [
+    ("amazonaws.com", "amazonaws.com"),
+    ("amazonaws.com.cn", "amazonaws.com.cn"),
+    ("amazonaws.eu", "amazonaws.eu"),
+    ("c2s.ic.gov", "c2s.ic.gov"),
+    ("sc2s.sgov.gov", "sc2s.sgov.gov"),
+    ("cloud.adc-e.uk", "cloud.adc-e.uk"),
+    ("csp.hci.ic.gov", "csp.hci.ic.gov"),
+];
+/// The same where both versions of IP are spoken.
+const DUAL_STACK: [(&str, &str); 2] =
+    [("on.aws", "api.aws"), ("on.amazonwebservices.com.cn", "api.amazonwebservices.com.cn")];
 
 fn is_region(text: &str) -> bool {
     !text.is_empty()
@@ -130,14 +141,30 @@ mod tests {
         assert_eq!((account.as_str(), region.as_str()), ("123456789012", "eu-west-1"));
         assert_eq!(api, "api.ecr.eu-west-1.amazonaws.com");
         assert_eq!(parse("public.ecr.aws"), Some(EcrHost::Public));
-        for host in [
-            "123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
-            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
-            "123456789012.dkr-ecr.eu-west-1.on.aws",
+        assert_eq!(parse("ecr-public.aws.com"), Some(EcrHost::Public));
+        for (host, expected) in [
+            ("dkr.ecr-fips.us-gov-west-1.amazonaws.com", "ecr-fips.us-gov-west-1.amazonaws.com"),
+            ("dkr.ecr.cn-north-1.amazonaws.com.cn", "api.ecr.cn-north-1.amazonaws.com.cn"),
+            ("dkr-ecr.eu-west-1.on.aws", "ecr.eu-west-1.api.aws"),
+            ("dkr-ecr-fips.us-east-1.on.aws", "ecr-fips.us-east-1.api.aws"),
+            (
+                "dkr-ecr.cn-northwest-1.on.amazonwebservices.com.cn",
+                "ecr.cn-northwest-1.api.amazonwebservices.com.cn",
+            ),
         ] {
-            assert!(parse(host).is_some(), "{host}");
+            match parse(&format!("123456789012.{host}")) {
+                Some(EcrHost::Private { api, .. }) => assert_eq!(api, expected),
+                other => panic!("{host}: {other:?}"),
+            }
         }
         for host in [
+            "123456789012.dkr-ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.on.aws",
+            "123456789012.dkr.ecr.eu-west-1.on.aws.evil.org",
+            "123456789012.dkr.ecr..amazonaws.com",
+            "x123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.amazonaws.com:443",
+            "ecr-public.aws.com.evil.org",
             "123456789012.dkr.ecr.eu-west-1.amazonaws.com.evil.org",
             "123456789012.dkr.ecr.evil.org/x.amazonaws.com",
             "12345.dkr.ecr.eu-west-1.amazonaws.com",
