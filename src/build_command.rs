@@ -9,7 +9,8 @@ use crate::cli::executor::ExecutorFlags;
 use crate::environment::Environment;
 use crate::exit::Outcome;
 use crate::progress::{Progress, size};
-use crate::{build_request, registry_options, show};
+use crate::registry_options::{self, Direction};
+use crate::{build_request, show};
 
 /// Builds.
 pub(crate) fn run(environment: &Environment, flags: &ExecutorFlags) -> Outcome {
@@ -25,7 +26,8 @@ pub(crate) fn run(environment: &Environment, flags: &ExecutorFlags) -> Outcome {
 fn attempt(environment: &Environment, flags: &ExecutorFlags, progress: &Progress) -> Result<Outcome, String> {
     let mut request = build_request::request(environment, flags)?;
     let (destinations, pushes) = (request.output.destinations.clone(), request.output.push);
-    let registry = registry_options::registry(environment, &flags.registry, &(&flags.push).into(), progress)?;
+    let direction = Direction::from(&flags.push).with_kaniko_dir(flags.files.kaniko_dir.clone());
+    let registry = registry_options::registry(environment, &flags.registry, &direction, progress)?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     if flags.dockerfile.starts_with("http://") || flags.dockerfile.starts_with("https://") {
         let mut bytes = Vec::new();

@@ -1,11 +1,11 @@
 //! From flags and environment to the registry's options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_registry::{
-    BuiltinHelper, ConfigFile, CredentialOptions, Credentials, Event, Insecure, Mirrors, Proxies, Ranges,
-    Registry, RegistryOptions, RetryPolicy, TlsOptions,
+    BuiltinHelper, CredentialOptions, Credentials, Event, Insecure, Mirrors, Proxies, Ranges, Registry,
+    RegistryOptions, RetryPolicy, TlsOptions, config_files,
 };
 
 use crate::cli::registry::{PushOnlyFlags, RegistryFlags};
@@ -19,6 +19,7 @@ pub(crate) struct Direction {
     push_retry: u32,
     chunk_size: Option<u64>,
     only_pulls: bool,
+    kaniko_dir: Option<PathBuf>,
 }
 
 impl From<&PushOnlyFlags> for Direction {
@@ -29,14 +30,27 @@ impl From<&PushOnlyFlags> for Direction {
             push_retry: flags.push_retry,
             chunk_size: flags.push_chunk_size,
             only_pulls: false,
+            kaniko_dir: None,
         }
     }
 }
 
 impl Direction {
+    /// The same with `--kaniko-dir`, which may hold logins.
+    pub(crate) fn with_kaniko_dir(self, kaniko_dir: Option<PathBuf>) -> Self {
+        Self { kaniko_dir, ..self }
+    }
+
     /// The warmer only pulls.
     pub(crate) fn pull_only(insecure: bool, skip_tls_verify: bool) -> Self {
-        Self { insecure, skip_tls_verify, push_retry: 0, chunk_size: None, only_pulls: true }
+        Self {
+            insecure,
+            skip_tls_verify,
+            push_retry: 0,
+            chunk_size: None,
+            only_pulls: true,
+            kaniko_dir: None,
+        }
     }
 }
 
@@ -61,7 +75,7 @@ pub(crate) fn registry(
             push: direction.push_retry,
             ..RetryPolicy::default()
         },
-        credentials: credentials(environment, flags)?,
+        credentials: credentials(environment, flags, direction.kaniko_dir.as_deref())?,
         user_agent: user_agent(environment),
         proxies: Proxies {
             http: either(environment, "HTTP_PROXY", "http_proxy"),
@@ -136,17 +150,17 @@ fn mirrors(environment: &Environment, flags: &RegistryFlags) -> Result<Mirrors, 
     Ok(Mirrors { docker_hub, maps, no_fallback: flags.skip_default_registry_fallback })
 }
 
-/// Config files in docker's order: the variable first, then the files.
-fn credentials(environment: &Environment, flags: &RegistryFlags) -> Result<Credentials, String> {
-    let mut files = Vec::new();
-    if let Some(text) = environment.get("DOCKER_AUTH_CONFIG") {
-        files.push(ConfigFile::parse("DOCKER_AUTH_CONFIG", text).map_err(|error| error.to_string())?);
-    }
-    for path in config_files(environment) {
-        match ConfigFile::read(&path) {
-            Ok(found) => files.extend(found),
-            Err(error) => tracing::warn!("{error}"),
-        }
+fn credentials(
+    environment: &Environment,
+    flags: &RegistryFlags,
+    kaniko_dir: Option<&Path>,
+) -> Result<Credentials, String> {
+    let snapshot = snapshot(environment);
+    let kaniko_dir = kaniko_dir.or_else(|| environment.get("KANIKO_DIR").map(Path::new));
+    let kaniko_dir = kaniko_dir.unwrap_or(&environment.executable_directory);
+    let (files, errors) = config_files(&snapshot, &[kaniko_dir.to_owned(), "/kaniko".into()]);
+    for error in errors {
+        tracing::warn!("{error}");
     }
     let helpers = match &flags.credential_helpers {
         None => BuiltinHelper::ALL.to_vec(),
@@ -161,35 +175,19 @@ fn credentials(environment: &Environment, flags: &RegistryFlags) -> Result<Crede
     Ok(Credentials::new(CredentialOptions {
         files,
         helpers,
-        environment: environment.variables.clone().into_iter().collect(),
+        environment: snapshot,
         service_account: service_account.is_dir().then_some(service_account),
         ..CredentialOptions::default()
     }))
 }
 
-/// Where docker's and podman's config files may be.
-fn config_files(environment: &Environment) -> Vec<PathBuf> {
-    let mut paths = Vec::new();
-    if let Some(directory) = environment.get("DOCKER_CONFIG") {
-        paths.push(PathBuf::from(directory).join("config.json"));
-    } else {
-        paths.push("/kaniko/.docker/config.json".into());
-        let home = environment.get("HOME").unwrap_or("/root");
-        paths.push(PathBuf::from(home).join(".docker/config.json"));
-    }
-    paths.extend(environment.get("REGISTRY_AUTH_FILE").map(PathBuf::from));
-    for variable in ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"] {
-        paths.extend(environment.get(variable).map(|dir| PathBuf::from(dir).join("containers/auth.json")));
-    }
-    paths
+fn snapshot(environment: &Environment) -> kiln_registry::Environment {
+    environment.variables.clone().into_iter().collect()
 }
 
 /// The config.json that `executor login` writes.
 pub(crate) fn login_file(environment: &Environment) -> PathBuf {
-    match environment.get("DOCKER_CONFIG") {
-        Some(directory) => PathBuf::from(directory).join("config.json"),
-        None => PathBuf::from(environment.get("HOME").unwrap_or("/root")).join(".docker/config.json"),
-    }
+    kiln_registry::login_file(&snapshot(environment))
 }
 
 fn tell(progress: &Progress, event: Event) {

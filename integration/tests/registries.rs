@@ -177,6 +177,26 @@ fn logins_come_from_every_place_that_pipelines_use() {
         "no built-in source was to be asked"
     );
     assert!(run(&ways[3], &["--credential-helpers=gitlab"]).status.success());
+    // Without docker's variable: in the kaniko directory, in the home directory, and where podman keeps them there.
+    let home = |flags: &[&str], variables: &[(&str, &str)]| {
+        let mut command = work.command(SMALL, &[&["-d", image.as_str()], flags].concat());
+        command.env_remove("DOCKER_CONFIG").env("HOME", work.path("home"));
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let kaniko = work.text_path("kaniko");
+    let flag = format!("--kaniko-dir={kaniko}");
+    for (place, flags, variables) in [
+        ("kaniko/.docker/config.json", vec![flag.as_str()], vec![]),
+        ("kaniko/.docker/config.json", vec![], vec![("KANIKO_DIR", kaniko.as_str())]),
+        ("home/.docker/config.json", vec![], vec![]),
+        ("home/.config/containers/auth.json", vec![], vec![]),
+    ] {
+        assert!(!home(&flags, &variables).status.success(), "nothing is in {place} yet");
+        work.file(place, &registry.config_json());
+        let output = home(&flags, &variables);
+        assert!(output.status.success(), "{place}: {}", text(&output));
+        std::fs::remove_file(work.path(place)).unwrap();
+    }
     let wrong = [("DOCKER_AUTH_CONFIG", registry.config_json().replace("auth\":\"", "auth\":\"AAAA"))];
     let output = run(&wrong, &[]);
     assert!(!output.status.success() && text(&output).contains("DOCKER_AUTH_CONFIG"), "{}", text(&output));
