@@ -201,6 +201,9 @@ fn tell(progress: &Progress, event: Event) {
         }
         Event::FallingBack { from, to, why } => tracing::warn!("{from}: {why}; asking {to}"),
         Event::PlainHttp { host } => tracing::debug!("{host} is spoken to without TLS"),
+        Event::NotListed { subject, why } => {
+            tracing::warn!("what is said about {subject} is in the registry's index, but not listed: {why}");
+        }
         Event::CredentialsFailed { source, why } => tracing::warn!("no login from {source}: {why}"),
         other => tracing::debug!("{other:?}"),
     }

@@ -106,6 +106,32 @@ fn attestations_are_pushed_and_others_still_find_the_image() {
 }
 
 #[test]
+fn a_registry_without_lists_of_referrers_is_given_them_under_the_digest_s_tag() {
+    let (work, registry) = (Work::new(&["--reproducible"]), Registry::start());
+    work.bench.file("f", "1");
+    let name = format!("{}/app:1", registry.host);
+    let flags = ["-d", &name, "--sbom", "--provenance", "--platform", "linux/amd64,linux/arm64"];
+    // The second time nothing is new.
+    for _ in 0..2 {
+        work.builds("FROM scratch\nCOPY f /\n", &flags);
+        let pushed = registry.index("app", "1");
+        let entries = pushed["manifests"].as_array().unwrap();
+        for (image, said) in [(&entries[0], &entries[2]), (&entries[1], &entries[3])] {
+            let tag = image["digest"].as_str().unwrap().replace(':', "-");
+            let list = registry.index("app", &tag);
+            assert_eq!(list["mediaType"], "application/vnd.oci.image.index.v1+json");
+            let listed = list["manifests"].as_array().unwrap();
+            assert_eq!((listed.len(), &listed[0]["digest"]), (1, &said["digest"]), "{list}");
+            assert_eq!(listed[0]["artifactType"], "application/vnd.docker.attestation.manifest.v1+json");
+        }
+    }
+    // Nothing is listed of an image of which nothing is said.
+    work.builds("FROM scratch\nCOPY f /\n", &["-d", &format!("{}/plain:1", registry.host)]);
+    let tags = ok("curl", &["-sf", &format!("http://{}/v2/plain/tags/list", registry.host)]);
+    assert_eq!(tags.trim(), r#"{"name":"plain","tags":["1"]}"#);
+}
+
+#[test]
 fn provenance_names_what_was_used_by_digest_and_no_secret() {
     let (work, registry) = (Work::new(&[]), Registry::start());
     let base = format!("{}/base:1", registry.host);

@@ -68,6 +68,13 @@ pub enum Event {
         /// The registry's host.
         host: String,
     },
+    /// What is said about a manifest is in the registry, but in no list there.
+    NotListed {
+        /// The manifest that something is said about.
+        subject: Digest,
+        /// How listing it failed.
+        why: String,
+    },
     /// A source of credentials could not be used; the next one is asked.
     CredentialsFailed {
         /// The source: a file, a helper program, a cloud.

@@ -22,6 +22,7 @@ mod options;
 mod parts;
 mod pull;
 mod push;
+mod referrers;
 mod registry;
 mod retry;
 mod route;

@@ -12,6 +12,7 @@ use crate::answer::Answer;
 use crate::bearer::Scope;
 use crate::blob::BlobSource;
 use crate::manifest::manifest_path;
+use crate::referrers::Referrer;
 use crate::registry::{Registry, scope};
 use crate::retry::{Again, Failure};
 use crate::route::{Direction, Place};
@@ -162,6 +163,8 @@ impl Registry {
     /// Puts a manifest or index under `reference`: its tag, or its digest. Everything that the manifest names must be
     /// in the repository before.
     ///
+    /// A manifest that is about another one is listed among what is said about that, where the registry doesn't do so.
+    ///
     /// Gives the digest of `raw`. Fails with [`RegistryError::ImmutableTag`] if the tag is there and may not change.
     pub async fn push_manifest(
         &self,
@@ -169,6 +172,20 @@ impl Registry {
         media_type: &str,
         raw: &[u8],
     ) -> Result<Digest, RegistryError> {
+        let (digest, listed) = self.put_manifest(reference, media_type, raw).await?;
+        if !listed && let Some(referrer) = Referrer::of(media_type, raw, &digest) {
+            self.list_referrer(&reference.repository, referrer).await;
+        }
+        Ok(digest)
+    }
+
+    /// Also gives whether the registry lists what is said about a manifest by itself.
+    pub(crate) async fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        raw: &[u8],
+    ) -> Result<(Digest, bool), RegistryError> {
         let place = Place::origin(&reference.repository, Direction::Push);
         let mut hasher =
             reference.digest.as_ref().map_or_else(Hasher::sha256, |d| Hasher::new(d.algorithm()));
@@ -185,7 +202,7 @@ impl Registry {
         loop {
             match self.push_manifest_once(&place, reference, &name, media_type, bytes.clone(), &digest).await
             {
-                Ok(()) => return Ok(digest),
+                Ok(listed) => return Ok((digest, listed)),
                 Err(failure) => tries.after(failure).await?,
             }
         }
@@ -199,7 +216,7 @@ impl Registry {
         media_type: &str,
         raw: Bytes,
         digest: &Digest,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let at = place.attempt("push the manifest", reference.to_string());
         let scopes = scope(&place.path, RegistryOperation::Push);
         let ask = Ask::new(Method::PUT, To::Path(manifest_path(place, name)), &scopes, &at)
@@ -214,7 +231,7 @@ impl Registry {
                 let at = Box::new(answer.at.clone());
                 Err(Failure::never(RegistryError::Corrupt { at, expected: digest.clone(), found }))
             }
-            _ => Ok(()),
+            _ => Ok(answer.header("oci-subject").is_some()),
         }
     }
 

@@ -12,6 +12,7 @@ mod proxies;
 mod pull;
 mod push;
 mod redirects;
+mod referrers;
 mod tls;
 mod tokens;
 

@@ -151,6 +151,7 @@ pub struct RegistryBuilder {
     largest_request: Option<usize>,
     immutable_tags: bool,
     no_mounts: bool,
+    referrers: bool,
     ipv6: bool,
 }
 
@@ -194,6 +195,13 @@ impl RegistryBuilder {
     #[must_use]
     pub fn no_mounts(mut self) -> Self {
         self.no_mounts = true;
+        self
+    }
+
+    /// It lists by itself what is said about a manifest, and says so.
+    #[must_use]
+    pub fn referrers(mut self) -> Self {
+        self.referrers = true;
         self
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::auth;
 use super::body::{End, Scripted};
-use super::{Contents, Fault, Route, Seen, State};
+use super::{Contents, Fault, RegistryBuilder, Route, Seen, State};
 
 /// What a path means.
 struct Target {
@@ -41,6 +41,11 @@ impl Plain {
 
     fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    fn headers(mut self, more: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.headers.extend(more);
         self
     }
 
@@ -297,7 +302,7 @@ fn authorised(
     match target.route {
         Route::Ping => Plain::new(200).body("{}"),
         Route::Manifest | Route::ManifestHead => manifest(contents, target),
-        Route::ManifestPut => put_manifest(contents, target, headers, body, state.settings.immutable_tags),
+        Route::ManifestPut => put_manifest(contents, target, headers, body, &state.settings),
         Route::Blob | Route::BlobHead => {
             let range = if *fault == Fault::IgnoreRange { "" } else { header(headers, "range") };
             blob(contents, target, range)
@@ -329,13 +334,13 @@ fn put_manifest(
     target: &Target,
     headers: &HeaderMap,
     raw: Vec<u8>,
-    immutable: bool,
+    settings: &RegistryBuilder,
 ) -> Plain {
     let Ok(value) = serde_json::from_slice::<Value>(&raw) else {
         return Plain::error(400, "MANIFEST_INVALID", "no JSON");
     };
     let key = (target.repository.clone(), target.name.clone());
-    if immutable && contents.manifests.contains_key(&key) {
+    if settings.immutable_tags && contents.manifests.contains_key(&key) {
         let message = format!(
             "The image tag '{}' already exists in the '{}' repository and cannot be overwritten because the repository is immutable.",
             target.name, target.repository
@@ -358,12 +363,14 @@ fn put_manifest(
         }
     }
     let digest = Digest::of(&raw);
+    let subject = value["subject"]["digest"].as_str().filter(|_| settings.referrers);
     let stored = (header(headers, "content-type").to_owned(), Bytes::from(raw));
     contents.manifests.insert((target.repository.clone(), digest.to_string()), stored.clone());
     contents.manifests.insert(key, stored);
     Plain::new(201)
         .header("location", format!("/v2/{}/manifests/{digest}", target.repository))
         .header("docker-content-digest", digest.to_string())
+        .headers(subject.map(|subject| ("oci-subject", subject.to_owned())))
 }
 
 fn is_foreign(layer: &Value) -> bool {
