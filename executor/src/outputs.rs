@@ -22,6 +22,7 @@ use crate::event::Event;
 use crate::image::Image;
 use crate::product::{Attestation, Product};
 use crate::session::{LayerOrigin, Session};
+use crate::uploads::Elsewhere;
 
 /// Pushes the result to every destination: what an index lists first, by digest, and the name last.
 pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<(), BuildError> {
@@ -124,7 +125,9 @@ pub(crate) fn send_layer(session: &Arc<Session>, to: &Repository, layer: &Descri
     }
     let (shared, repository, layer) = (Arc::clone(session), to.clone(), layer.clone());
     let digest = layer.digest.clone();
-    session.uploads.send(to, &digest, async move { push_layer(&shared, &repository, &layer, transit).await });
+    session.uploads.send(to, &digest, |elsewhere| async move {
+        push_layer(&shared, &repository, &layer, transit, elsewhere).await
+    });
 }
 
 /// Which way a base's layer takes that is not on this machine.
@@ -141,16 +144,16 @@ async fn push_layer(
     to: &Repository,
     layer: &Descriptor,
     transit: Transit,
+    others: Elsewhere,
 ) -> Result<(), BuildError> {
     let registry = &session.registry;
     let origin = session.origin(&layer.digest);
-    let elsewhere = match &origin {
+    let source = match &origin {
         LayerOrigin::Image(source) => source.repository().cloned(),
         LayerOrigin::Cached(_) => session.cache.repository().cloned(),
         LayerOrigin::Made => None,
     };
-    if let Some(from) = elsewhere.filter(|from| from != to)
-        && registry.mount_blob(to, &layer.digest, &from).await.map_err(BuildError::other)?
+    if mounted(session, to, layer, source).await || mounted(session, to, layer, others.arrived().await).await
     {
         return Ok(());
     }
@@ -179,6 +182,17 @@ async fn push_layer(
         }
     };
     sent.map_err(BuildError::other)
+}
+
+/// Whether the layer could be had from another repository of the registry, so that it needn't be sent.
+async fn mounted(session: &Session, to: &Repository, layer: &Descriptor, from: Option<Repository>) -> bool {
+    match from {
+        // What is wrong with the registry shows when the layer is sent.
+        Some(from) if from != *to => {
+            session.registry.mount_blob(to, &layer.digest, &from).await.unwrap_or(false)
+        }
+        _ => false,
+    }
 }
 
 /// Sends the layer of a cached step: from this machine if it is here, else straight from the cache repository.

@@ -34,15 +34,14 @@ impl Uploads {
         lock(&self.tasks).spawn_on(work, &self.runtime);
     }
 
-    /// Begins to send the blob `digest` to `to` by `work`, unless that was begun before.
-    pub(crate) fn send(
-        &self,
-        to: &Repository,
-        digest: &Digest,
-        work: impl Future<Output = Result<(), BuildError>> + Send + 'static,
-    ) {
+    /// Begins to send the blob `digest` to `to` by `work`, unless that was begun before. `work` is told where else at that
+    /// registry the blob is, or is on its way to since earlier.
+    pub(crate) fn send<W>(&self, to: &Repository, digest: &Digest, work: impl FnOnce(Elsewhere) -> W)
+    where
+        W: Future<Output = Result<(), BuildError>> + Send + 'static,
+    {
         let (told, arrival) = watch::channel(None);
-        {
+        let elsewhere = {
             let mut blobs = lock(&self.blobs);
             let place = (to.clone(), digest.clone());
             // An upload that was stopped has no sender any more.
@@ -50,8 +49,12 @@ impl Uploads {
             if blobs.get(&place).is_some_and(begun) {
                 return;
             }
+            // Only those that began before: of two that wait for each other neither would get on.
+            let elsewhere = Elsewhere::find(&blobs, to, digest);
             blobs.insert(place, arrival);
-        }
+            elsewhere
+        };
+        let work = work(elsewhere);
         self.spawn(async move {
             let result = work.await;
             told.send_replace(Some(result.is_ok()));
@@ -61,20 +64,8 @@ impl Uploads {
 
     /// A repository of `to`'s registry, other than `to`, that has the blob; waits for one that it is on its way to.
     pub(crate) async fn elsewhere(&self, to: &Repository, digest: &Digest) -> Option<Repository> {
-        let others: Vec<(Repository, Arrival)> = lock(&self.blobs)
-            .iter()
-            .filter(|((place, blob), _)| blob == digest && place.host() == to.host() && place != to)
-            .map(|((place, _), arrival)| (place.clone(), arrival.clone()))
-            .collect();
-        for (place, mut arrival) in others {
-            // The sender is gone where the upload was stopped.
-            if let Ok(there) = arrival.wait_for(Option::is_some).await
-                && *there == Some(true)
-            {
-                return Some(place);
-            }
-        }
-        None
+        let elsewhere = Elsewhere::find(&lock(&self.blobs), to, digest);
+        elsewhere.arrived().await
     }
 
     /// Waits for all uploads, those that begin meanwhile too. Fails with the first failure, and stops the others then.
@@ -110,6 +101,31 @@ impl Uploads {
     }
 }
 
+/// The other repositories of a registry that have a blob, or are getting it.
+pub(crate) struct Elsewhere(Vec<(Repository, Arrival)>);
+
+impl Elsewhere {
+    fn find(blobs: &HashMap<(Repository, Digest), Arrival>, to: &Repository, digest: &Digest) -> Self {
+        let others = blobs
+            .iter()
+            .filter(|((place, blob), _)| blob == digest && place.host() == to.host() && place != to);
+        Self(others.map(|((place, _), arrival)| (place.clone(), arrival.clone())).collect())
+    }
+
+    /// One that has the blob; waits for those that are getting it.
+    pub(crate) async fn arrived(self) -> Option<Repository> {
+        for (place, mut arrival) in self.0 {
+            // The sender is gone where the upload was stopped.
+            if let Ok(there) = arrival.wait_for(Option::is_some).await
+                && *there == Some(true)
+            {
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -130,7 +146,7 @@ mod tests {
         let (sent, digest) = (Arc::new(AtomicUsize::new(0)), Digest::of(b"layer"));
         for _ in 0..3 {
             let sent = Arc::clone(&sent);
-            uploads.send(&repository("a"), &digest, async move {
+            uploads.send(&repository("a"), &digest, |_| async move {
                 sent.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             });
@@ -143,7 +159,7 @@ mod tests {
     async fn a_blob_that_is_on_its_way_elsewhere_is_waited_for() {
         let uploads = Uploads::new(Handle::current());
         let digest = Digest::of(b"layer");
-        uploads.send(&repository("a"), &digest, async {
+        uploads.send(&repository("a"), &digest, |_| async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             Ok(())
         });
@@ -156,10 +172,28 @@ mod tests {
     async fn a_blob_that_did_not_arrive_is_not_elsewhere_and_fails_the_rest() {
         let uploads = Uploads::new(Handle::current());
         let digest = Digest::of(b"layer");
-        uploads.send(&repository("a"), &digest, async { Err(BuildError::other("no")) });
+        uploads.send(&repository("a"), &digest, |_| async { Err(BuildError::other("no")) });
         assert_eq!(uploads.elsewhere(&repository("b"), &digest).await, None);
         uploads.spawn(std::future::pending());
         assert!(uploads.finish().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn whoever_begins_later_waits_for_the_earlier_and_never_the_other_way_round() {
+        let uploads = Uploads::new(Handle::current());
+        let (digest, seen) = (Digest::of(b"layer"), Arc::new(Mutex::new(Vec::new())));
+        for name in ["a", "b", "c"] {
+            let seen = Arc::clone(&seen);
+            uploads.send(&repository(name), &digest, |elsewhere| async move {
+                let from = elsewhere.arrived().await;
+                lock(&seen).push((name, from.is_some()));
+                Ok(())
+            });
+        }
+        uploads.finish().await.unwrap();
+        let seen = lock(&seen).clone();
+        assert_eq!(seen[0], ("a", false));
+        assert!(seen[1..].iter().all(|(_, found)| *found), "{seen:?}");
     }
 
     #[tokio::test]

@@ -84,6 +84,11 @@ impl Registry {
                     }
                     return Ok(mounted);
                 }
+                // There may be a login for one of the two only, and then no token for both.
+                Err(Failure {
+                    error: RegistryError::Unauthorized { .. } | RegistryError::Denied { .. },
+                    ..
+                }) => return Ok(false),
                 Err(failure) => tries.after(failure).await?,
             }
         }
