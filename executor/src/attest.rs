@@ -119,14 +119,15 @@ fn sbom(session: &Session, image: &Image) -> Result<serde_json::Value, BuildErro
     for layer in &image.layers {
         session.check_cancelled()?;
         let descriptor = &layer.descriptor;
-        if media_type::is_foreign(&descriptor.media_type) {
-            session.tell(Event::Warning(format!(
-                "the layer {} lives elsewhere: its packages are not in the SBOM",
-                descriptor.digest
-            )));
-            continue;
-        }
-        let bytes = AllBlobs(session).open(descriptor).map_err(BuildError::other)?;
+        let bytes = match AllBlobs(session).open(descriptor) {
+            Ok(bytes) => bytes,
+            // At none of its addresses. The build can do without it where no step reads it, and so can the rest of the list.
+            Err(error) if media_type::is_foreign(&descriptor.media_type) => {
+                inventory.missing_layer(format!("the layer {}: {error}", descriptor.digest));
+                continue;
+            }
+            Err(error) => return Err(BuildError::other(error)),
+        };
         let compression = Compression::of_layer(&descriptor.media_type).unwrap_or(Compression::Gzip);
         let mut visit = |entry: &LayerEntry, content: &mut dyn Read| -> io::Result<()> {
             show(&mut inventory, entry, content);

@@ -318,3 +318,44 @@ fn what_a_foreign_layer_holds_is_fetched_from_its_address_and_verified() {
     );
     assert!(!log.contains("hunter2"), "{log}");
 }
+
+#[test]
+fn an_sbom_lists_what_a_foreign_layer_holds_and_says_which_could_not_be_had() {
+    let (work, runtime) = (Formats::new(), runtime());
+    let (home, elsewhere) =
+        runtime.block_on(async { (TestRegistry::start().await, TestRegistry::start().await) });
+    work.bench.file("os-release", "ID=debian\n").file(
+        "status",
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.36-9\n",
+    );
+    let tar = work.path("foreign.tar");
+    let mut archive = tar::Builder::new(std::fs::File::create(&tar).unwrap());
+    let context = work.bench.context();
+    archive.append_path_with_name(context.join("os-release"), "etc/os-release").unwrap();
+    archive.append_path_with_name(context.join("status"), "var/lib/dpkg/status").unwrap();
+    archive.finish().unwrap();
+    let tar = std::fs::read(&tar).unwrap();
+    let layer = elsewhere.put_blob("x", tar.clone());
+    let kind = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    let url = format!("{}/v2/x/blobs/{}?signature=hunter2", elsewhere.url(), layer.digest);
+    let (from, _) = foreign_image(&home, kind, &tar, &[url]);
+    let dockerfile = format!("FROM {from}\nLABEL a=b\n");
+    let sbom = |name: &str| {
+        let place = work.text_path(name);
+        let log = work.builds(&dockerfile, &["--no-push", "--sbom", "--oci-layout-path", &place]);
+        let blobs = std::fs::read_dir(work.path(name).join("blobs/sha256")).unwrap().flatten();
+        let documents = blobs.filter_map(|blob| std::fs::read_to_string(blob.path()).ok());
+        let found = documents.filter(|text| text.contains("SPDX-2.3")).last().expect("there is an SBOM");
+        (found, log)
+    };
+    let (found, log) = sbom("all");
+    assert!(found.contains("pkg:deb/debian/libc6@2.36-9"), "{found}");
+    assert!(!log.contains("not in the SBOM"), "{log}");
+    assert!(elsewhere.remove_blob("x", &layer.digest));
+    let (found, log) = sbom("less");
+    assert!(!found.contains("libc6"), "{found}");
+    let missing = format!("the layer {}: ", layer.digest);
+    assert!(log.contains(&format!("not in the SBOM: {missing}")), "{log}");
+    assert!(found.contains(&format!("Not read: {missing}")), "{found}");
+    assert!(!log.contains("hunter2") && !found.contains("hunter2"), "{log}{found}");
+}

@@ -12,6 +12,8 @@ pub struct Inventory {
     layer: usize,
     files: BTreeMap<String, Kept>,
     unread: BTreeMap<String, (usize, String)>,
+    /// Layers that could not be had, and why.
+    missing: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -30,6 +32,12 @@ impl Inventory {
     /// The next layer begins: whiteouts count for what was before it.
     pub fn next_layer(&mut self) {
         self.layer += 1;
+    }
+
+    /// Goes on without a layer that could not be had; `why` names it.
+    pub fn missing_layer(&mut self, why: String) {
+        self.missing.push(why);
+        self.next_layer();
     }
 
     /// A regular file of this layer: reads from it if it tells of packages. Paths have no slash in front.
@@ -106,7 +114,8 @@ impl Inventory {
 
     /// What looked like a list of packages and could not be read, as sentences.
     pub fn unread(&self) -> impl Iterator<Item = String> {
-        self.unread.iter().map(|(path, (_, why))| format!("/{path}: {why}"))
+        let files = self.unread.iter().map(|(path, (_, why))| format!("/{path}: {why}"));
+        self.missing.iter().cloned().chain(files)
     }
 }
 
