@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 /// Who may use a registry that asks: user and password.
@@ -118,7 +118,7 @@ impl Registry {
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(&path)
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(directory.path().join("access")).unwrap())
             .stderr(std::fs::File::create(directory.path().join("log")).unwrap())
             .spawn()
             .expect("docker-registry is installed: integration/scripts/install-test-tools");
@@ -134,6 +134,11 @@ impl Registry {
     /// What it said: a line for each request, too.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The requests as web servers log them, with the version of HTTP.
+    pub fn access(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("access")).unwrap_or_default()
     }
 
     /// Ends it.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kiln_integration::registry::Registry;
-use kiln_integration::servers::{GitServer, Nginx, Repo};
+use kiln_integration::servers::{Azurite, FakeGcs, GitServer, Nginx, Repo, S3rver};
 use kiln_integration::work::{Work, ok, text};
 use serde_json::Value;
 
@@ -252,6 +252,60 @@ fn contexts_and_repositories_from_elsewhere_are_materials() {
     // What is on this machine has no address that means anything elsewhere.
     let said = build(&format!("tar://{packed}"), copy, &[]);
     assert_eq!((used(&said), complete(&said)), (serde_json::json!([]), Value::Bool(false)));
+}
+
+#[test]
+fn objects_of_every_store_are_materials_without_their_signatures() {
+    let work = Work::new(&["--no-push", "--provenance"]);
+    let folder = |name: &str| {
+        let path = work.path(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    std::fs::write(folder("source").join("f"), "1").unwrap();
+    let archive = work.path("c.tar.gz");
+    ok("tar", &["-czf", archive.to_str().unwrap(), "-C", work.path("source").to_str().unwrap(), "f"]);
+    let digest = kiln_oci::Digest::of(&std::fs::read(&archive).unwrap()).hex();
+    let s3 = S3rver::start(&folder("s3"));
+    s3.put("a/c.tar.gz", &archive);
+    let google = FakeGcs::start();
+    google.put("c.tar.gz", &archive);
+    let azurite = Azurite::start(&folder("azurite"));
+    azurite.put("c.tar.gz", &archive);
+    let blob = format!("https://{}.blob.core.windows.net/contexts/c.tar.gz", Azurite::ACCOUNT);
+    let signed = format!("{blob}?{}", Azurite::signature());
+    let key = ("AZURE_STORAGE_ACCESS_KEY", Azurite::KEY.to_owned());
+    let place = ("AZURE_STORAGE_SERVICE_ENDPOINT", azurite.endpoint());
+    let s3_variables = vec![
+        ("S3_ENDPOINT", format!("http://127.0.0.1:{}", s3.port)),
+        ("AWS_ACCESS_KEY_ID", S3rver::KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", S3rver::KEY.to_owned()),
+    ];
+    let emulator = vec![("STORAGE_EMULATOR_HOST", format!("127.0.0.1:{}", google.port))];
+    for (context, variables, uri) in [
+        ("s3://contexts/a/c.tar.gz", s3_variables, "s3://contexts/a/c.tar.gz"),
+        ("gs://contexts/c.tar.gz", emulator, "gs://contexts/c.tar.gz"),
+        (&*blob, vec![place.clone(), key], &*blob),
+        (&*signed, vec![place], &*blob),
+    ] {
+        // As the context, and as a named one that a step reads.
+        let named = format!("src={context}");
+        for (flags, dockerfile) in [
+            (["-c", context], "FROM scratch\nCOPY f /f\n"),
+            (["--build-context", &named], "FROM scratch\nCOPY --from=src f /f\n"),
+        ] {
+            let layout = tempfile::tempdir_in(work.bench.directory.path()).unwrap().keep();
+            let mut command = work.command(dockerfile, &flags);
+            command.arg("--oci-layout-path").arg(&layout).env("HOME", work.path("home"));
+            let output = command.envs(variables.clone()).output().unwrap();
+            assert!(output.status.success(), "{context}: {}", text(&output));
+            let said = predicate(&layout, 0, SLSA);
+            let used = &said["buildDefinition"]["resolvedDependencies"];
+            let material = serde_json::json!([{"uri": uri, "digest": {"sha256": &digest}}]);
+            assert_eq!(*used, material, "{context}");
+            assert!(!format!("{said}{}", text(&output)).contains("sig="), "{context}");
+        }
+    }
 }
 
 #[test]

@@ -307,6 +307,81 @@ fn an_immutable_tag_is_a_success_only_if_asked_for() {
 }
 
 #[test]
+fn each_registry_s_words_for_an_immutable_tag_are_understood() {
+    let (work, runtime) = (once(), runtime());
+    work.bench.file("f", "1");
+    let answer = |status: u16, code: &str, message: &str| {
+        Fault::Answer(status, serde_json::json!({"errors": [{"code": code, "message": message}]}).to_string())
+    };
+    let words = [
+        answer(
+            400,
+            "TAG_INVALID",
+            "The image tag '1' already exists in the 'app' repository and cannot be overwritten because the repository is immutable.",
+        ),
+        answer(412, "PRECONDITION", "Failed to process request due to 'app:1' configured as immutable."),
+        answer(
+            403,
+            "DENIED",
+            "Not enough permissions to delete/overwrite artifact 'app/1' (user 'ci' needs DELETE permission).",
+        ),
+        answer(400, "INVALID_ARGUMENT", "Cannot update tag 1. The repository has enabled tag immutability"),
+    ];
+    for words in words {
+        let registry = runtime.block_on(TestRegistry::start());
+        let image = format!("{}/app:1", registry.host());
+        registry.on(Route::ManifestPut, [words.clone(), words]);
+        work.fails(SMALL, &["-d", &image], "the tag exists and is immutable");
+        let log = work.builds(SMALL, &["-d", &image, "--push-ignore-immutable-tag-errors"]);
+        assert!(log.contains("may not change"), "{log}");
+    }
+    // A refusal of any other kind stays one.
+    let registry = runtime.block_on(TestRegistry::start());
+    let image = format!("{}/app:1", registry.host());
+    registry.on(Route::ManifestPut, [answer(403, "DENIED", "requested access is denied")]);
+    work.fails(SMALL, &["-d", &image, "--push-ignore-immutable-tag-errors"], "denied");
+}
+
+#[test]
+fn a_warmer_takes_logins_mirrors_and_retries_as_the_executor_does() {
+    let (work, runtime) = (once(), runtime());
+    work.bench.file("f", "1");
+    let closed = Registry::with_login();
+    login(&work, &closed.host);
+    work.builds(SMALL, &["-d", &format!("{}/hub/library/base:1", closed.host)]);
+    let warm = |image: &str, flags: &[&str], variables: &[(&str, &str)]| {
+        let volume = tempfile::tempdir_in(work.bench.directory.path()).unwrap();
+        let mut command = Command::new(kiln());
+        command.args(["warmer", "--image", image, "--cache-dir"]).arg(volume.path()).args(flags);
+        command.env("DOCKER_CONFIG", work.path("docker")).envs(variables.iter().copied());
+        command.output().unwrap()
+    };
+    let good = |image: &str, flags: &[&str], variables: &[(&str, &str)]| {
+        let output = warm(image, flags, variables);
+        assert!(output.status.success(), "{flags:?}: {}", text(&output));
+    };
+    let (path, only) = (format!("{}/hub", closed.host), "--skip-default-registry-fallback");
+    good("base:1", &[only, &format!("--registry-mirror={path}")], &[]);
+    good("quay.io/library/base:1", &[only, &format!("--registry-map=quay.io={path}")], &[]);
+    good("base:1", &[only], &[("KANIKO_REGISTRY_MIRROR", &path)]);
+    let map = format!("docker.io={path}");
+    good("base:1", &[only], &[("KANIKO_REGISTRY_MAP", &map)]);
+    let config = closed.config_json();
+    let image = format!("{}/hub/library/base:1", closed.host);
+    good(&image, &[], &[("DOCKER_CONFIG", "/nonexistent"), ("DOCKER_AUTH_CONFIG", &config)]);
+    let output = warm(&image, &["--image-download-retry=0"], &[("DOCKER_CONFIG", "/nonexistent")]);
+    assert!(text(&output).contains("not authorised"), "{}", text(&output));
+    // And it tries again as often as it is told.
+    let open = runtime.block_on(TestRegistry::start());
+    let image = format!("{}/app:1", open.host());
+    work.builds(SMALL, &["-d", &image]);
+    open.on(Route::Manifest, [Fault::Status(500)]);
+    assert_eq!(warm(&image, &["--image-download-retry=0"], &[]).status.code(), Some(1));
+    open.on(Route::Manifest, [Fault::Status(500)]);
+    good(&image, &["--image-download-retry=1"], &[]);
+}
+
+#[test]
 fn push_rights_are_checked_before_anything_is_built() {
     let work = once();
     let registry = Registry::with_login();
