@@ -1,11 +1,10 @@
 //! A stage without a tree: COPY looks at a skeleton of its base, and each step is a delta on top.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_oci::media_type::Compression;
 use kiln_plan::{Hit, Step, Verdict};
-use kiln_rootfs::{BaseLayer, Interest, OverlayView, View, skeleton};
+use kiln_rootfs::{BaseLayer, Delta, Interest, View, skeleton};
 
 use crate::error::BuildError;
 use crate::image::Layer;
@@ -31,7 +30,7 @@ pub(crate) fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, Bu
 #[derive(Default)]
 pub(crate) struct Bare {
     /// Topmost first.
-    pub(crate) deltas: Vec<PathBuf>,
+    pub(crate) deltas: Vec<Delta>,
     /// The base, as far as steps from that place on may look at it.
     base: Option<(Vec<usize>, Arc<dyn View>)>,
 }
@@ -54,7 +53,7 @@ impl Bare {
         if self.deltas.is_empty() {
             return Ok(base);
         }
-        Ok(Arc::new(OverlayView::on(&self.deltas, Some(base)).map_err(BuildError::other)?))
+        Delta::stacked(&self.deltas, base).map_err(BuildError::other)
     }
 
     /// Reads the layers once, for this step and those after it.

@@ -393,7 +393,7 @@ impl StageWork {
         let rest = if self.stage().needs_tree {
             Rest::Apply(delta)
         } else {
-            bare.deltas.insert(0, into);
+            bare.deltas.insert(0, delta);
             Rest::Nothing
         };
         Ok(Some(Made { changes, rest }))
@@ -437,7 +437,9 @@ impl StageWork {
         let now = session.request.layers.mtime_limit.unwrap_or(session.request.now);
         let scratch = tempfile::tempdir_in(session.directory("sources")?).map_err(BuildError::other)?.keep();
         let read = (step.from == TreeSource::Context).then(|| copy::words_of_context(&self.plan));
-        Ok(Sources { tree: view, place, downloaded, repositories, scratch, now, read })
+        let stays = matches!(step.from, TreeSource::Context | TreeSource::Named(_));
+        let lends = stays && !self.stage().needs_tree;
+        Ok(Sources { tree: view, place, downloaded, repositories, scratch, now, read, lends })
     }
 
     /// A tree that a copy or a mount reads.

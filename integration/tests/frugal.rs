@@ -21,8 +21,12 @@ fn bench() -> Bench {
 
 /// The calls of these kinds that a build makes, one a line, with the paths behind the handles.
 fn calls(bench: &Bench, kinds: &str, flags: &[&str]) -> Vec<String> {
+    calls_of(bench, DOCKERFILE, kinds, flags)
+}
+
+fn calls_of(bench: &Bench, dockerfile: &str, kinds: &str, flags: &[&str]) -> Vec<String> {
     let trace = bench.directory.path().join("trace");
-    let (build, _) = bench.command(DOCKERFILE, flags);
+    let (build, _) = bench.command(dockerfile, flags);
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-y", "-s", "300", "-e", &format!("trace={kinds}"), "-o"]).arg(&trace);
     let output = strace.arg(build.get_program()).args(build.get_args()).output();
@@ -55,6 +59,23 @@ fn a_file_of_the_context_is_opened_once_and_copied_by_the_kernel() {
         call.contains("context/big") && (call.contains("copy_file_range(") || call.contains("FICLONE"))
     };
     assert!(calls.iter().any(|call| copied(&call)), "no call copies it");
+}
+
+#[test]
+fn what_only_becomes_a_layer_is_read_into_it_and_copied_nowhere() {
+    let bench = bench();
+    let trace = calls_of(
+        &bench,
+        "FROM base\nCOPY big /srv/\nCOPY --link big /other/\n",
+        "read,pread64,copy_file_range,ioctl",
+        &[],
+    );
+    let of_big = |call: &&String| call.contains("context/big>");
+    let copied = trace.iter().filter(of_big).filter(|call| !call.contains("read"));
+    assert_eq!(copied.collect::<Vec<_>>(), Vec::<&String>::new());
+    let read = |call: &String| call.rsplit("= ").next().and_then(|count| count.parse::<u64>().ok());
+    let bytes: u64 = trace.iter().filter(of_big).filter_map(read).sum();
+    assert_eq!(bytes, 2 << 20, "once for each of two layers");
 }
 
 #[test]

@@ -76,6 +76,9 @@ pub(crate) struct Sources {
     pub now: i64,
     /// All that the build reads of the same context, as words; `None` where it is no context.
     pub read: Option<Vec<String>>,
+    /// Whether nobody but the layer reads what is copied, and what it is copied from stays as it is until the build is over:
+    /// then long files need not be copied.
+    pub lends: bool,
 }
 
 /// What came of a copy.
@@ -105,7 +108,8 @@ pub(crate) fn copy(
     let builder = DeltaBuilder::new(into, parent)?;
     let ids = owner.as_ref().map(|owner| owner.ids);
     let mut warnings = owner.map_or_else(Vec::new, |owner| owner.unknown);
-    let mut placing = Placing { builder, owner: ids, mode, destination: step.destination.clone() };
+    let destination = step.destination.clone();
+    let mut placing = Placing { builder, owner: ids, mode, destination, lends: sources.lends };
     for source in &step.sources {
         match source {
             CopySource::Path(word) => {
@@ -144,8 +148,8 @@ fn paths(
         excludes: step.excludes.clone(),
         place: sources.place.clone(),
     };
-    let view = sources.tree.as_ref();
-    let items = select(view, &selector)?;
+    let view = &sources.tree;
+    let items = select(view.as_ref(), &selector)?;
     let unpacks = match &step.add {
         Some(add) => add.unpack.unwrap_or(true),
         None => false,
@@ -193,7 +197,8 @@ fn repository(
     let found = sources.repositories.get(address);
     let found = found
         .ok_or_else(|| CopyError::Wrong(format!("{address} was not fetched: this is a mistake in Kiln")))?;
-    placing.content(&DirectoryView::open(found)?, &step.excludes)
+    let view: Arc<dyn View> = Arc::new(DirectoryView::open(found)?);
+    placing.content(&view, &step.excludes)
 }
 
 /// Makes the delta of a WORKDIR in the directory `into`: the directories that are not there yet, owned by USER.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 
 use kiln_context::{Item, Visit, walk};
 use kiln_rootfs::{DeltaBuilder, Kind, Meta, Timestamp, TreePath, View, resolve};
@@ -16,6 +17,8 @@ pub(super) struct Placing<'a> {
     pub(super) mode: Option<Mode>,
     /// Absolute, with a slash at its end where it is a directory.
     pub(super) destination: String,
+    /// Whether files may stay where they are: nobody but a layer reads them, and their tree stays as it is.
+    pub(super) lends: bool,
 }
 
 /// What a walk over a copied directory has come across.
@@ -90,7 +93,7 @@ impl Placing<'_> {
     }
 
     /// Copies an item: a directory's content, or a file.
-    pub(super) fn item(&mut self, view: &dyn View, item: &Item) -> Result<(), CopyError> {
+    pub(super) fn item(&mut self, view: &Arc<dyn View>, item: &Item) -> Result<(), CopyError> {
         let target = if item.meta.is_dir() {
             let target = self.target()?;
             self.make_directory(&target)?
@@ -101,7 +104,7 @@ impl Placing<'_> {
     }
 
     /// Copies all that is in a tree, less what is excluded, into the destination, which stays as it is itself.
-    pub(super) fn content(&mut self, view: &dyn View, excludes: &[String]) -> Result<(), CopyError> {
+    pub(super) fn content(&mut self, view: &Arc<dyn View>, excludes: &[String]) -> Result<(), CopyError> {
         let target = self.target()?;
         let target = self.make_directory(&target)?;
         let selector = kiln_context::Selector {
@@ -109,7 +112,7 @@ impl Placing<'_> {
             excludes: excludes.to_vec(),
             ..Default::default()
         };
-        for item in kiln_context::select(view, &selector)? {
+        for item in kiln_context::select(view.as_ref(), &selector)? {
             self.tree(view, &item, &target)?;
         }
         Ok(())
@@ -124,10 +127,10 @@ impl Placing<'_> {
         super::archive::unpack(&mut self.builder, file, name, &target?, self.owner)
     }
 
-    fn tree(&mut self, view: &dyn View, item: &Item, target: &TreePath) -> Result<(), CopyError> {
+    fn tree(&mut self, view: &Arc<dyn View>, item: &Item, target: &TreePath) -> Result<(), CopyError> {
         let mut walk_of = Walk::default();
         let mut failed = None;
-        let walked = walk(view, item, &mut |visit| {
+        let walked = walk(view.as_ref(), item, &mut |visit| {
             if failed.is_none() {
                 failed = self.visit(view, visit, target, &mut walk_of).err();
             }
@@ -168,7 +171,7 @@ impl Placing<'_> {
 
     fn visit(
         &mut self,
-        view: &dyn View,
+        view: &Arc<dyn View>,
         visit: &Visit<'_>,
         target: &TreePath,
         walk_of: &mut Walk,
@@ -209,6 +212,9 @@ impl Placing<'_> {
         }
         let xattrs = view.xattrs(visit.source)?;
         match meta.kind {
+            Kind::File if self.lends => {
+                self.builder.lend_file(&path, view, visit.source, &meta, &xattrs)?;
+            }
             Kind::File => self.builder.put_file(&path, &view.open(visit.source)?, &meta, &xattrs)?,
             Kind::Symlink => {
                 let link = meta.link.clone().unwrap_or_default();

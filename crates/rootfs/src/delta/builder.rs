@@ -16,6 +16,7 @@ use super::disk::{
     clear_xattrs, is_opaque, is_whiteout, look, make_special, make_whiteout, open_dir, remove_all, set_meta,
     set_opaque, timespec,
 };
+use super::loans::Loans;
 use super::{failed, not_a_directory, not_there};
 use crate::{Kind, Meta, RootfsError, TreePath, View};
 
@@ -37,6 +38,7 @@ pub struct DeltaBuilder<'a> {
     stack: DirStack<bool>,
     /// Where directories lie that were asked for.
     seen: Mutex<VecDeque<(TreePath, Arc<Dir>)>>,
+    loans: Loans,
 }
 
 impl<'a> DeltaBuilder<'a> {
@@ -54,7 +56,8 @@ impl<'a> DeltaBuilder<'a> {
             set_meta(&root, b"", &meta, &xattrs).map_err(fail)?;
         }
         let stack = DirStack::new(open()?, true).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), below, root, stack, seen: Mutex::default() })
+        let (seen, loans) = (Mutex::default(), Loans::default());
+        Ok(Self { path: path.to_owned(), below, root, stack, seen, loans })
     }
 
     /// Puts a regular file at `path` with the bytes of `source` from its start; `meta.size` says how many. Blocks are
@@ -66,14 +69,45 @@ impl<'a> DeltaBuilder<'a> {
         meta: &Meta,
         xattrs: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<(), RootfsError> {
-        self.make_room(path)?;
+        let file = self.new_file(path)?;
         self.at(path, "copy into the delta", |stack, name| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file: File = openat(stack.writable()?, name, flags, Mode::RUSR | Mode::WUSR)?.into();
             copy_content(source, &file, meta.size)?;
-            stack.made_something();
             set_meta(stack.handle()?, name, meta, xattrs)
         })
+    }
+
+    /// Puts a regular file at `path` that has the bytes of the file `source` of `view`, which must stay as it is until the last
+    /// of the delta's changes is read. A long file is not copied: what is in the delta's directory then only stands for it,
+    /// so such a delta can be [stacked](Delta::stacked) and become a layer, but not be mounted or laid over a tree.
+    pub fn lend_file(
+        &mut self,
+        path: &TreePath,
+        view: &Arc<dyn View>,
+        source: &TreePath,
+        meta: &Meta,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), RootfsError> {
+        if !self.loans.take(meta.size) {
+            return self.put_file(path, &view.open(source)?, meta, xattrs);
+        }
+        let file = self.new_file(path)?;
+        let fail = |error| failed("lend to the delta", path.as_bytes(), error);
+        file.set_len(meta.size).map_err(fail)?;
+        self.loans.note(&file, view, source).map_err(fail)?;
+        self.at(path, "lend to the delta", |stack, name| set_meta(stack.handle()?, name, meta, xattrs))
+    }
+
+    /// Makes an empty file at `path`, in the place of whatever is there.
+    fn new_file(&mut self, path: &TreePath) -> Result<File, RootfsError> {
+        self.make_room(path)?;
+        let file = self.at(path, "make a file in the delta", |stack, name| {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = File::from(openat(stack.writable()?, name, flags, Mode::RUSR | Mode::WUSR)?);
+            stack.made_something();
+            Ok(file)
+        })?;
+        self.loans.forget(&file).map_err(|error| failed("look at", path.as_bytes(), error))?;
+        Ok(file)
     }
 
     /// Puts a regular file at `path` with the bytes that `source` gives, for content that is no file: a heredoc, the body
@@ -85,12 +119,9 @@ impl<'a> DeltaBuilder<'a> {
         meta: &Meta,
         xattrs: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<u64, RootfsError> {
-        self.make_room(path)?;
+        let mut file = self.new_file(path)?;
         self.at(path, "write into the delta", |stack, name| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file: File = openat(stack.writable()?, name, flags, Mode::RUSR | Mode::WUSR)?.into();
             let count = io::copy(source, &mut file)?;
-            stack.made_something();
             set_meta(stack.handle()?, name, meta, xattrs)?;
             Ok(count)
         })
@@ -207,7 +238,7 @@ impl<'a> DeltaBuilder<'a> {
         self.stack
             .finish()
             .map_err(|error| failed("finish the delta", path.as_os_str().as_encoded_bytes(), error))?;
-        Ok(Delta { path })
+        Ok(Delta { path, loans: Arc::new(self.loans) })
     }
 
     /// Makes the directory at `path` unless one is there, with the mode of nobody.
@@ -434,8 +465,8 @@ impl View for DeltaBuilder<'_> {
         match self.find(path)? {
             Place::Here(dir, _) => {
                 let Dir::Here(dir, _) = &*dir else { return Err(not_there(path)) };
-                super::disk::open_file(dir, path.name())
-                    .map_err(|error| failed("open", path.as_bytes(), error))
+                let file = super::disk::open_file(dir, path.name());
+                self.loans.open(file.map_err(|error| failed("open", path.as_bytes(), error))?, path)
             }
             Place::Below => self.below.open(path),
             Place::Nowhere => Err(not_there(path)),

@@ -17,6 +17,7 @@ use rustix::fs::{CWD, Mode, openat};
 use super::dir_stack::{DIRECTORY, DirStack};
 use super::disk::{is_opaque, is_visible, is_whiteout, look, look_here, names, open_file, read_link, xattrs};
 use super::failed;
+use super::loans::Loans;
 use crate::snapshot::{is_alike, is_set_mtime};
 use crate::{Change, ChangeSource, IgnorePaths, Kind, Meta, RootfsError, Timestamp, TreePath, View, What};
 
@@ -48,6 +49,7 @@ pub(crate) struct UpperChanges {
     levels: Vec<Level>,
     ready: VecDeque<Change>,
     reader: DirStack<()>,
+    loans: Arc<Loans>,
 }
 
 impl UpperChanges {
@@ -64,6 +66,11 @@ impl UpperChanges {
         Self::begin(root, below, ignore, began)
     }
 
+    /// The same where some files stand for others.
+    pub(super) fn with_loans(self, loans: Arc<Loans>) -> Self {
+        Self { loans, ..self }
+    }
+
     fn begin(
         root: OwnedFd,
         below: Arc<dyn View>,
@@ -76,7 +83,8 @@ impl UpperChanges {
         let walk = DirStack::new(again()?, note).map_err(fail)?;
         let reader = DirStack::new(again()?, ()).map_err(fail)?;
         let (levels, ready) = (Vec::new(), VecDeque::new());
-        let mut changes = Self { root, below, ignore, began, walk, levels, ready, reader };
+        let loans = Arc::default();
+        let mut changes = Self { root, below, ignore, began, walk, levels, ready, reader, loans };
         changes.start()?;
         Ok(changes)
     }
@@ -207,7 +215,7 @@ impl ChangeSource for UpperChanges {
     }
 
     fn open(&mut self, path: &TreePath) -> Result<File, RootfsError> {
-        open_in(&mut self.reader, path)
+        self.loans.open(open_in(&mut self.reader, path)?, path)
     }
 
     fn xattrs(&mut self, path: &TreePath) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RootfsError> {

@@ -4,6 +4,7 @@
 mod exact;
 mod hostile;
 mod kinds;
+mod lent;
 mod looks;
 mod round_trip;
 
