@@ -1,5 +1,6 @@
 //! RUN: who it runs as, what it sees, what it is lent; then the sandbox runs it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
@@ -14,7 +15,7 @@ use crate::copy::make_directory;
 use crate::error::BuildError;
 use crate::event::Event;
 use crate::stage::StageWork;
-use crate::users::identity;
+use crate::users::{Identity, identity};
 
 /// Runs the step in the stage's tree, as part of the step that is open there.
 pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), BuildError> {
@@ -25,9 +26,9 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
         ));
     }
     let trees = work.trees_in_use()?;
-    make_directories(work, run, trees.enclosure.rung())?;
     let view = trees.snapshotter().view(work.place).map_err(BuildError::other)?;
     let who = who(view.as_ref(), &run.user)?;
+    make_directories(work, run, trees.enclosure.rung(), &who)?;
     let (tree, rung) =
         (trees.snapshotter().begin(work.place).map_err(BuildError::other)?, trees.enclosure.rung());
     open_root(&tree)?;
@@ -40,12 +41,13 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
     };
     if rung != Rung::Root {
         request.resolv_conf = std::fs::read("/etc/resolv.conf").ok();
-        request.hosts = std::fs::read("/etc/hosts").ok();
+        request.hosts = std::fs::read("/etc/hosts").ok().map(with_own_name);
+        request.hostname = Some(HOSTNAME.to_owned());
     }
     let lent = crate::mounts::lend(work, run, &who)?;
     // The primary group is among the supplementary ones: else a file that denies it to others would not be denied.
-    let groups =
-        std::iter::once(who.gid).chain(who.groups.iter().copied().filter(|gid| *gid != who.gid)).collect();
+    let groups = std::iter::once(who.gid).chain(who.groups.iter().copied());
+    let groups = groups.collect::<BTreeSet<u32>>().into_iter().collect();
     request.user = User { uid: who.uid, gid: who.gid, groups };
     request.env.extend(lent.env);
     request.mounts = lent.mounts;
@@ -74,6 +76,19 @@ pub(crate) fn run(work: &StageWork, step: &Step, run: &RunStep) -> Result<(), Bu
         Err(error @ SandboxError::Program { .. }) => Err(failed(work, step, error.to_string(), 127)),
         Err(error) => Err(BuildError::other(error)),
     }
+}
+
+/// What a step's machine is called, where it can be called anything: as with `docker build`, and not by the name of a pod,
+/// which would be another one in each build.
+const HOSTNAME: &str = "buildkitsandbox";
+
+/// The pod's /etc/hosts, and the step's own name.
+fn with_own_name(mut hosts: Vec<u8>) -> Vec<u8> {
+    if hosts.last().is_some_and(|byte| *byte != b'\n') {
+        hosts.push(b'\n');
+    }
+    hosts.extend_from_slice(format!("127.0.0.1\t{HOSTNAME}\n").as_bytes());
+    hosts
 }
 
 /// Each step finds `/` open to everybody, whatever a base or an earlier step made of it: no layer says anything of the
@@ -109,14 +124,16 @@ fn failed(work: &StageWork, step: &Step, how: String, code: u8) -> BuildError {
 /// What every container has, and what is left in the image where it wasn't there before.
 const STANDARD: [&str; 3] = ["/dev", "/proc", "/sys"];
 
-/// Directories that are missing are made before: the working directory, and those that things are mounted on. They are
-/// part of the step's layer.
-fn make_directories(work: &StageWork, run: &RunStep, rung: Rung) -> Result<(), BuildError> {
+/// Directories that are missing are made before: the working directory, which belongs to the step's user, and those that
+/// things are mounted on. They are part of the step's layer.
+fn make_directories(work: &StageWork, run: &RunStep, rung: Rung, who: &Identity) -> Result<(), BuildError> {
     let trees = work.trees_in_use()?;
     let view = trees.snapshotter().view(work.place).map_err(BuildError::other)?;
     // On the root rung they are there, and they are not the image's.
     let standard = if rung == Rung::Root { &[][..] } else { &STANDARD };
-    for path in standard.iter().copied().chain([run.workdir.as_str()]) {
+    let mine = format!("{}:{}", who.uid, who.gid);
+    let standard = standard.iter().map(|path| (*path, ""));
+    for (path, owner) in standard.chain([(run.workdir.as_str(), mine.as_str())]) {
         let found = resolve(view.as_ref(), &TreePath::new(path)).map_err(BuildError::other)?;
         if view.stat(&found).map_err(BuildError::other)?.is_some() {
             continue;
@@ -124,14 +141,14 @@ fn make_directories(work: &StageWork, run: &RunStep, rung: Rung) -> Result<(), B
         trees.snapshotter().begin(work.place).map_err(BuildError::other)?;
         let room = work.session.directory("deltas")?;
         let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
-        let step = kiln_plan::DirectoryStep { path: path.to_owned(), owner: String::new() };
+        let step = kiln_plan::DirectoryStep { path: path.to_owned(), owner: owner.to_owned() };
         let delta = make_directory(&step, view.as_ref(), &into).map_err(BuildError::other)?;
         trees.snapshotter().apply(work.place, delta).map_err(BuildError::other)?;
     }
     Ok(())
 }
 
-fn who(view: &dyn View, user: &str) -> Result<crate::users::Identity, BuildError> {
+fn who(view: &dyn View, user: &str) -> Result<Identity, BuildError> {
     let text = |path| crate::copy::text(view, path);
     identity(user, &text("etc/passwd"), &text("etc/group")).map_err(BuildError::Other)
 }
@@ -145,7 +162,9 @@ fn environment(run: &RunStep, home: Option<&str>) -> Vec<(OsString, OsString)> {
             env.push((name.into(), value.into()));
         }
     }
-    if !run.env.iter().any(|(name, _)| name == "HOME") {
+    // An empty one is none.
+    if !run.env.iter().any(|(name, value)| name == "HOME" && !value.is_empty()) {
+        env.retain(|(name, _)| name != "HOME");
         env.push(("HOME".into(), home.unwrap_or("/").into()));
     }
     env

@@ -63,25 +63,38 @@ pub(crate) fn group_id(name: &str, group: &str) -> Option<u32> {
 /// A number is always an id, never a name. One that passwd lacks is fine and has group 0; a name that it lacks is an
 /// error, given as a sentence.
 pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
-    let (name, group_name) = match user.split_once(':') {
-        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
-        None => (user, None),
-    };
-    let name = if name.is_empty() { "0" } else { name };
+    let mut found = lookup(user, passwd, group)?;
+    // The first line of that id has it: not always the line of that name.
+    found.home =
+        accounts(passwd).find(|account| account.uid == found.uid).map(|account| account.home.to_owned());
+    Ok(found)
+}
+
+fn lookup(user: &str, passwd: &str, group: &str) -> Result<Identity, String> {
+    let mut parts = user.split(':');
+    let name = parts.next().filter(|name| !name.is_empty()).unwrap_or("0");
+    // What follows a second colon means nothing.
+    let group_name = parts.next().filter(|group| !group.is_empty());
     let number = name.parse::<u32>().ok();
+    let group_number = group_name.and_then(|group| group.parse::<u32>().ok());
+    if [number, group_number].into_iter().flatten().any(|id| i32::try_from(id).is_err()) {
+        return Err(format!("USER {user}: ids go from 0 to {}", i32::MAX));
+    }
+    // Two ids are looked up nowhere; root is 0 there, whatever passwd says.
+    let id = |name: &str, number: Option<u32>| if name == "root" { Some(0) } else { number };
+    if let (Some(uid), Some(gid)) = (id(name, number), group_name.and_then(|group| id(group, group_number))) {
+        return Ok(Identity { uid, gid, ..Identity::default() });
+    }
     let account = match number {
         Some(uid) => accounts(passwd).find(|account| account.uid == uid),
         None => accounts(passwd).find(|account| account.name == name),
     };
-    if number.is_some_and(|uid| i32::try_from(uid).is_err()) {
-        return Err(format!("USER {user}: ids go from 0 to {}", i32::MAX));
-    }
     let mut identity = match (account, number) {
         (Some(account), _) => Identity {
             uid: account.uid,
             gid: account.gid,
             groups: member_of(account.name, group),
-            home: Some(account.home.to_owned()),
+            home: None,
         },
         (None, Some(uid)) => Identity { uid, ..Identity::default() },
         (None, None) => {
@@ -91,7 +104,7 @@ pub fn identity(user: &str, passwd: &str, group: &str) -> Result<Identity, Strin
         }
     };
     if let Some(wanted) = group_name {
-        identity.gid = wanted.parse().ok().or_else(|| group_id(wanted, group)).ok_or_else(|| {
+        identity.gid = group_number.or_else(|| group_id(wanted, group)).ok_or_else(|| {
             format!("USER {user}: the image's /etc/group has no group {wanted:?}; add one with RUN, or give a number")
         })?;
         // With a group given, docker leaves the supplementary ones out.
@@ -138,6 +151,30 @@ mod tests {
         assert_eq!(identity("5", passwd, "").unwrap().home.as_deref(), Some("/five"));
         assert_eq!(identity("6", passwd, "5:x:9:\n").unwrap().gid, 0);
         assert_eq!(identity("6:5", passwd, "5:x:9:\n").unwrap().gid, 5);
+    }
+
+    #[test]
+    fn two_ids_are_looked_up_nowhere_and_root_is_one() {
+        let passwd = "root:x:7:8::/r:\n";
+        assert_eq!(identity("root", passwd, "").unwrap().uid, 7);
+        for user in ["root:root", "root:0", "0:root"] {
+            let found = identity(user, passwd, "root:x:9:\n").unwrap();
+            assert_eq!((found.uid, found.gid, found.groups), (0, 0, vec![]), "{user}");
+        }
+        assert_eq!(identity("root:0", "", "").unwrap().gid, 0);
+        assert!(identity("ana:4000000000", PASSWD, GROUP).is_err());
+    }
+
+    #[test]
+    fn home_is_that_of_the_first_line_with_the_id() {
+        let passwd = "one:x:7:8::/one:\ntwo:x:7:9::/two:\n";
+        let found = identity("two", passwd, "g:x:5:two\n").unwrap();
+        assert_eq!((found.gid, found.groups, found.home.as_deref()), (9, vec![5], Some("/one")));
+    }
+
+    #[test]
+    fn what_follows_a_second_colon_means_nothing() {
+        assert_eq!(who("ana:web:x"), Ok((1000, 33, vec![])));
     }
 
     #[test]

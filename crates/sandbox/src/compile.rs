@@ -34,6 +34,10 @@ const MASKED: [&str; 11] = [
     "/sys/firmware",
 ];
 
+/// What is shut to the step in the folder of its supervisor, which has rights that the step lacks. Docker's process 1 is the
+/// step itself: there a search of the whole tree comes across nothing that it may not read.
+const SHUT: [&str; 2] = ["/proc/1/fdinfo", "/proc/1/task/1/fdinfo"];
+
 /// What docker makes read-only in /proc.
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -82,14 +86,13 @@ fn own_everything(actions: &mut [Action]) {
 fn rung_namespaces(enclosure: Enclosure) -> Namespaces {
     let mount = enclosure.rung().mounts();
     let user = enclosure.users != Users::Pod;
-    Namespaces { user, mount, ipc: mount, pid: enclosure.pids, net: false, uts: false }
+    Namespaces { user, mount, ipc: mount, pid: enclosure.pids, net: false, uts: mount }
 }
 
 fn namespaces(request: &RunRequest) -> (Namespaces, Users) {
     let enclosure = request.enclosure;
     let mut namespaces = rung_namespaces(enclosure);
     let mut users = enclosure.users;
-    namespaces.uts = namespaces.mount && request.hostname.is_some();
     if request.network == Network::None {
         namespaces.net = true;
         let may = rustix::thread::capabilities(None)
@@ -173,7 +176,8 @@ fn surroundings(enclosure: Enclosure) -> Vec<Action> {
         let call = format!("symlink({path})");
         actions.push(inside(path, call, Missing::Nothing, What::Symlink { to: to.to_owned() }));
     }
-    for path in MASKED {
+    let shut = if enclosure.pids { &SHUT[..] } else { &[] };
+    for path in MASKED.iter().chain(shut) {
         let action = inside(path, format!("masking {path}"), Missing::Nothing, What::Mask);
         actions.push(Action { optional: true, ..action });
     }

@@ -147,7 +147,11 @@ impl Child {
         self.family.adopt(plan.namespaces.pid).map_err(Place::Session.failed())?;
         rustix::process::umask(Mode::empty());
         if let Some(name) = &plan.hostname {
-            rustix::system::sethostname(name).map_err(Place::Hostname.failed())?;
+            match rustix::system::sethostname(name) {
+                // The step does without a name of its own.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(errno) => return Err(Failure { place: Place::Hostname, errno }),
+            }
         }
         if plan.namespaces.net {
             match sys::raise_loopback() {

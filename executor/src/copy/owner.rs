@@ -42,9 +42,13 @@ pub(crate) fn lookup(view: &dyn View, chown: &str) -> Owner {
     owner
 }
 
-/// The names that need no looking up.
+/// The names that need no looking up. Ids are signed, as BuildKit reads them: -1 leaves an owner as it is, which is 0 here,
+/// and what is larger than any of them is a name that nobody has.
 fn number(text: &str) -> Option<u32> {
-    if matches!(text, "" | "root") { Some(0) } else { text.parse().ok() }
+    if matches!(text, "" | "root") {
+        return Some(0);
+    }
+    text.parse::<i32>().ok().map(|id| if id == -1 { 0 } else { id.cast_unsigned() })
 }
 
 /// A file's text; nothing where it isn't there or can't be read, which is no reason to fail.
