@@ -34,13 +34,18 @@ pub(crate) struct Lent {
     agents: usize,
 }
 
+/// The cache mounts of a step so far, by the names of their directories: another mount of that name is the same one.
+type Caches = BTreeMap<String, PathBuf>;
+
 /// Works out every mount of a step, and the pod's own volumes and devices.
 pub(crate) fn lend(work: &StageWork, run: &RunStep, who: &Identity) -> Result<Lent, BuildError> {
-    let mut lent = Lent { kept: cache_locks(work, run)?, ..Lent::default() };
-    for mount in &run.mounts {
+    let ordered = in_order(&run.mounts);
+    let mut lent = Lent { kept: cache_locks(work, &ordered)?, ..Lent::default() };
+    let mut caches = Caches::new();
+    for mount in ordered {
         match mount.mount.kind {
             MountKind::Bind => bind(work, mount, &mut lent)?,
-            MountKind::Cache => cache(work, mount, &mut lent)?,
+            MountKind::Cache => cache(work, mount, &mut caches, &mut lent)?,
             MountKind::Tmpfs => {
                 let size = Some(mount.mount.size).filter(|size| *size > 0);
                 let readonly = mount.mount.readonly;
@@ -48,9 +53,10 @@ pub(crate) fn lend(work: &StageWork, run: &RunStep, who: &Identity) -> Result<Le
                 lent.mounts.push(Mount { source, target: target(mount) });
             }
             MountKind::Secret => secret(work, mount, who, &mut lent)?,
-            MountKind::Ssh => ssh(work, mount, &mut lent)?,
+            MountKind::Ssh => ssh(work, run, mount, &mut lent)?,
         }
     }
+    lent.mounts = last_of_each(std::mem::take(&mut lent.mounts));
     let isolation = &work.session.request.isolation;
     for flag in &isolation.run_mounts {
         let source = MountSource::Bind { path: flag.source.clone(), readonly: flag.readonly };
@@ -60,6 +66,38 @@ pub(crate) fn lend(work: &StageWork, run: &RunStep, who: &Identity) -> Result<Le
         lent.mounts.push(Mount { source: MountSource::Device(device.clone()), target: device.clone() });
     }
     Ok(lent)
+}
+
+/// Mounts in the order in which they are made: by their targets, so that none hides another that lies below it; then
+/// secrets and agents as written.
+fn in_order(mounts: &[RunMount]) -> Vec<&RunMount> {
+    let group = |mount: &RunMount| match mount.mount.kind {
+        MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => 0,
+        MountKind::Secret => 1,
+        MountKind::Ssh => 2,
+    };
+    let mut ordered: Vec<&RunMount> = mounts.iter().collect();
+    ordered.sort_by(|one, other| {
+        let by_target = if group(one) == 0 && group(other) == 0 {
+            one.mount.target.cmp(&other.mount.target)
+        } else {
+            std::cmp::Ordering::Equal
+        };
+        group(one).cmp(&group(other)).then(by_target)
+    });
+    ordered
+}
+
+/// Of several mounts at one place the last, where the first stood: what is mounted below it in between stays in sight.
+fn last_of_each(mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut kept: Vec<Mount> = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        match kept.iter_mut().find(|other| other.target == mount.target) {
+            Some(other) => *other = mount,
+            None => kept.push(mount),
+        }
+    }
+    kept
 }
 
 fn target(mount: &RunMount) -> PathBuf {
@@ -124,16 +162,15 @@ fn copy_into(
 }
 
 /// Takes the locks of a step's cache mounts: always in the same order, so that no two steps wait for each other, and each
-/// once. Private mounts never wait.
-fn cache_locks(work: &StageWork, run: &RunStep) -> Result<Vec<File>, BuildError> {
-    let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
-    for mount in run.mounts.iter().filter(|mount| mount.mount.kind == MountKind::Cache) {
-        match mount.mount.sharing.unwrap_or(Sharing::Shared) {
-            Sharing::Private => {}
-            sharing => *wanted.entry(cache_name(mount)).or_default() |= sharing == Sharing::Locked,
-        }
+/// once, as the first mount of a name says. Private mounts never wait.
+fn cache_locks(work: &StageWork, mounts: &[&RunMount]) -> Result<Vec<File>, BuildError> {
+    let mut wanted: BTreeMap<String, Sharing> = BTreeMap::new();
+    for mount in mounts.iter().filter(|mount| mount.mount.kind == MountKind::Cache) {
+        wanted.entry(cache_name(mount)).or_insert(mount.mount.sharing.unwrap_or(Sharing::Shared));
     }
-    let lock = |(name, alone): (String, bool)| {
+    wanted.retain(|_, sharing| *sharing != Sharing::Private);
+    let lock = |(name, sharing): (String, Sharing)| {
+        let alone = sharing == Sharing::Locked;
         let directory = work.session.request.cache.mounts.join(name);
         fs::create_dir_all(&directory)
             .map_err(|source| BuildError::Write { path: directory.clone(), source })?;
@@ -142,10 +179,27 @@ fn cache_locks(work: &StageWork, run: &RunStep) -> Result<Vec<File>, BuildError>
     wanted.into_iter().map(lock).collect()
 }
 
-fn cache(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
+fn cache(work: &StageWork, mount: &RunMount, caches: &mut Caches, lent: &mut Lent) -> Result<(), BuildError> {
+    let name = cache_name(mount);
+    let path = match caches.get(&name) {
+        Some(path) => path.clone(),
+        None => cache_directory(work, mount, name.clone(), lent)?,
+    };
+    caches.insert(name, path.clone());
+    let source = MountSource::Bind { path, readonly: mount.mount.readonly };
+    lent.mounts.push(Mount { source, target: target(mount) });
+    Ok(())
+}
+
+/// The directory of a cache mount, begun if it is new. A private one is nobody else's while the step runs.
+fn cache_directory(
+    work: &StageWork,
+    mount: &RunMount,
+    name: String,
+    lent: &mut Lent,
+) -> Result<PathBuf, BuildError> {
     let root = &work.session.request.cache.mounts;
     let doing = |path: &Path, source| BuildError::Write { path: path.to_owned(), source };
-    let name = cache_name(mount);
     let mut directory = root.join(&name).join("files");
     fs::create_dir_all(root.join(&name)).map_err(|error| doing(&directory, error))?;
     if mount.mount.sharing == Some(Sharing::Private) {
@@ -173,9 +227,7 @@ fn cache(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), Buil
     if !directory.exists() {
         begin_cache(work, mount, &directory)?;
     }
-    let source = MountSource::Bind { path: directory, readonly: mount.mount.readonly };
-    lent.mounts.push(Mount { source, target: target(mount) });
-    Ok(())
+    Ok(directory)
 }
 
 /// The name of a cache's directory. What it begins with is part of it: a cache that another mount began otherwise is
@@ -253,6 +305,8 @@ fn secret(work: &StageWork, mount: &RunMount, who: &Identity, lent: &mut Lent) -
                 "--mount: the secret {id:?} is required; give --secret id={id},src=FILE"
             )));
         }
+        // The variable is there all the same.
+        lent.env.extend(options.env.as_ref().map(|name| (name.into(), OsString::new())));
         return Ok(());
     };
     let value = secret.value.expose();
@@ -278,8 +332,8 @@ fn secret(work: &StageWork, mount: &RunMount, who: &Identity, lent: &mut Lent) -
 }
 
 /// The socket of an ssh agent, with the mode and owner that the step asks for. The variable names the first one, even
-/// where no agent was given.
-fn ssh(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
+/// where no agent was given, unless the stage has set it.
+fn ssh(work: &StageWork, run: &RunStep, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildError> {
     let options = &mount.mount;
     let id = if options.id.is_empty() { "default" } else { &options.id };
     let target = if options.target.is_empty() {
@@ -287,7 +341,7 @@ fn ssh(work: &StageWork, mount: &RunMount, lent: &mut Lent) -> Result<(), BuildE
     } else {
         options.target.clone()
     };
-    if lent.agents == 0 {
+    if lent.agents == 0 && !run.env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
         lent.env.push(("SSH_AUTH_SOCK".into(), target.clone().into()));
     }
     lent.agents += 1;
@@ -316,23 +370,59 @@ mod tests {
 
     use super::*;
 
-    fn name(id: &str, uid: Option<u32>, mode: Option<u32>) -> String {
-        let mount = Mount {
-            kind: MountKind::Cache,
+    fn mount(kind: MountKind) -> Mount {
+        Mount {
+            kind,
             from: String::new(),
             source: String::new(),
             target: "/x".to_owned(),
             readonly: false,
-            id: id.to_owned(),
+            id: String::new(),
             sharing: Some(Sharing::Locked),
             required: false,
             size: 0,
             env: None,
-            mode,
-            uid,
+            mode: None,
+            uid: None,
             gid: None,
-        };
+        }
+    }
+
+    fn name(id: &str, uid: Option<u32>, mode: Option<u32>) -> String {
+        let mount = Mount { id: id.to_owned(), uid, mode, ..mount(MountKind::Cache) };
         cache_name(&RunMount { mount, source: TreeSource::Empty })
+    }
+
+    fn named(kind: MountKind, target: &str) -> RunMount {
+        let mount = Mount { target: target.to_owned(), ..mount(kind) };
+        RunMount { mount, source: TreeSource::Empty }
+    }
+
+    #[test]
+    fn mounts_are_made_by_target_and_secrets_over_them() {
+        let mounts = [
+            named(MountKind::Secret, "/b"),
+            named(MountKind::Tmpfs, "/m/sub"),
+            named(MountKind::Secret, "/a"),
+            named(MountKind::Cache, "/m"),
+        ];
+        let order: Vec<&str> =
+            in_order(&mounts).into_iter().map(|mount| mount.mount.target.as_str()).collect();
+        assert_eq!(order, ["/m", "/m/sub", "/b", "/a"]);
+    }
+
+    #[test]
+    fn of_two_mounts_at_one_place_the_last_counts() {
+        let mount = |target: &str, size| kiln_sandbox::Mount {
+            source: MountSource::Tmpfs { size: Some(size), mode: 0, readonly: false },
+            target: PathBuf::from(target),
+        };
+        let kept = last_of_each(vec![mount("/m", 1), mount("/m/sub", 2), mount("/m", 3)]);
+        let size = |mount: &kiln_sandbox::Mount| match mount.source {
+            MountSource::Tmpfs { size, .. } => size,
+            _ => None,
+        };
+        assert_eq!(kept.iter().map(size).collect::<Vec<_>>(), [Some(3), Some(2)]);
     }
 
     #[test]

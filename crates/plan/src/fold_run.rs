@@ -98,9 +98,8 @@ impl Fold<'_, '_> {
             mount.id = clean(&mount.target);
         }
         match mount.kind {
-            // Their usual places are given to them where they are lent; a relative target is seen from the root.
+            // Their usual places are given to them where they are lent.
             MountKind::Secret | MountKind::Ssh if mount.target.is_empty() => {}
-            MountKind::Secret | MountKind::Ssh => mount.target = absolute("/", &mount.target),
             _ => mount.target = absolute(&self.config.config.working_dir, &mount.target),
         }
         if mount.target == "/" {

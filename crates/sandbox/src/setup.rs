@@ -87,7 +87,12 @@ impl Surroundings {
     /// the root for those who come by path, and not for those who come through `self.root`.
     fn act(&mut self, action: &Action, stage: &CStr) -> Result<(), Errno> {
         let stubs = if action.inside { &mut self.passing } else { &mut self.stubs };
+        let before = stubs.len();
         let place = target::locate(self.root.as_fd(), &action.target, action.missing, stubs)?;
+        // A directory that is made in something that was lent is not the tree's: in a cache it stays.
+        if action.missing == Missing::Directory && self.mounted.iter().any(|above| is_below(&place, above)) {
+            stubs.forget_from(before);
+        }
         match &action.what {
             What::Symlink { to } => {
                 return rustix::fs::symlinkat(to.as_c_str(), self.root.as_fd(), place.as_c_str());
@@ -191,6 +196,12 @@ impl Surroundings {
         rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
         rustix::process::chdir(c"/")
     }
+}
+
+/// Whether a path lies below another; both are relative to the root, without links.
+fn is_below(path: &Text, above: &Text) -> bool {
+    let rest = path.as_bytes().strip_prefix(above.as_bytes());
+    !above.is_empty() && rest.is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 /// Mounts the root, and gives the path that it is mounted at.

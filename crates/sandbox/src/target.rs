@@ -45,6 +45,15 @@ impl Stubs {
         Self(Vec::with_capacity(most))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Leaves what was made since there were `len` where it is.
+    pub(crate) fn forget_from(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
