@@ -53,7 +53,12 @@ fn send_all(input: &mut impl Read, sender: &SyncSender<io::Result<Vec<u8>>>) -> 
                 Ok(0) => break,
                 Ok(length) => filled += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                // What came before the error is read before it: an archive may have ended there.
+                Err(error) => {
+                    piece.truncate(filled);
+                    drop(sender.send(Ok(piece)));
+                    return Err(error);
+                }
             }
         }
         piece.truncate(filled);
@@ -126,6 +131,17 @@ mod tests {
         let mut cut = gzip(&vec![7; 100_000]);
         cut.truncate(cut.len() / 2);
         assert!(read(cut, Compression::Gzip).is_err());
+    }
+
+    #[test]
+    fn what_comes_before_the_break_is_read() {
+        let data: Vec<u8> =
+            (0..100_000_u32).flat_map(|number| (number ^ (number << 7)).to_le_bytes()).collect();
+        let mut cut = gzip(&data);
+        cut.truncate(cut.len() / 2);
+        let mut begin = vec![0; 512];
+        decompress(io::Cursor::new(cut), Compression::Gzip).read_exact(&mut begin).unwrap();
+        assert_eq!(begin, data[..512]);
     }
 
     struct FailsAtItsEnd(io::Cursor<Vec<u8>>);

@@ -56,11 +56,10 @@ struct Unpacking<'u, 'b> {
 
 impl Unpacking<'_, '_> {
     fn entry(&mut self, entry: &Entry, stored: &mut dyn Read) -> Result<(), CopyError> {
-        let path = TreePath::new(&entry.path);
-        if path.is_root() {
-            return Ok(());
+        let named = TreePath::new(&entry.path);
+        if named.is_root() {
+            return self.destination(entry);
         }
-        let named = path;
         let path = self.inside(&named)?;
         let above = path.parent().unwrap_or_default();
         if self.builder.stat(&above)?.is_none() {
@@ -70,7 +69,7 @@ impl Unpacking<'_, '_> {
         let meta = self.meta(entry);
         let xattrs = kept(&entry.xattrs);
         match entry.kind {
-            EntryKind::HardLink => self.hard_link(&path, &TreePath::new(&entry.link))?,
+            EntryKind::HardLink => self.hard_link(&path, entry)?,
             EntryKind::New(Kind::Directory) => {
                 self.builder.put_dir(&path, &meta, &xattrs)?;
                 self.directories.push((path, entry.mtime));
@@ -87,6 +86,17 @@ impl Unpacking<'_, '_> {
             }
             EntryKind::New(_) => self.special(&path, &meta, &xattrs)?,
         }
+        Ok(())
+    }
+
+    /// An entry that is the destination itself. `.` says nothing of it; `/` and what leads up to it do.
+    fn destination(&mut self, entry: &Entry) -> Result<(), CopyError> {
+        if is_here(&entry.path) || entry.kind != EntryKind::New(Kind::Directory) {
+            return Ok(());
+        }
+        let target = self.target.clone();
+        self.builder.put_dir(&target, &self.meta(entry), &kept(&entry.xattrs))?;
+        self.directories.push((target, entry.mtime));
         Ok(())
     }
 
@@ -136,20 +146,29 @@ impl Unpacking<'_, '_> {
         }
     }
 
-    fn hard_link(&mut self, path: &TreePath, first: &TreePath) -> Result<(), CopyError> {
-        let first = self.inside(first)?;
+    /// One more name of a file. Both names get what the entry says of owner, mode and time.
+    fn hard_link(&mut self, path: &TreePath, entry: &Entry) -> Result<(), CopyError> {
+        let first = self.inside(&TreePath::new(&entry.link))?;
         match self.builder.hardlink(path, &first) {
-            Err(RootfsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            result => return Ok(result?),
+            Err(RootfsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                // It lies only below: it is brought along.
+                let there = self.builder.stat(&first)?.filter(|meta| meta.kind == Kind::File);
+                let Some(meta) = there else {
+                    let why = format!("{path} is a hard link to {first}, which is not there");
+                    return Err(CopyError::Wrong(why));
+                };
+                let (content, xattrs) = (self.builder.open(&first)?, self.builder.xattrs(&first)?);
+                self.builder.put_file(&first, &content, &meta, &xattrs)?;
+                self.builder.hardlink(path, &first)?;
+            }
+            result => result?,
         }
-        // It lies only below: it is brought along.
-        let there = self.builder.stat(&first)?.filter(|meta| meta.kind == Kind::File);
-        let Some(meta) = there else {
-            return Err(CopyError::Wrong(format!("{path} is a hard link to {first}, which is not there")));
-        };
-        let (content, xattrs) = (self.builder.open(&first)?, self.builder.xattrs(&first)?);
-        self.builder.put_file(&first, &content, &meta, &xattrs)?;
-        Ok(self.builder.hardlink(path, &first)?)
+        let Some(old) = self.builder.stat(path)? else { return Ok(()) };
+        let mut meta = Meta { kind: old.kind, ..self.meta(entry) };
+        if old.kind == Kind::Symlink {
+            meta.mtime = old.mtime;
+        }
+        Ok(self.builder.dress(path, &meta, &kept(&entry.xattrs))?)
     }
 
     fn finish(self) -> Result<(), CopyError> {
@@ -161,6 +180,18 @@ impl Unpacking<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Whether a path that ends at the root is a roundabout `.`: relative, and never above where it began.
+fn is_here(path: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    let inside = parts.all(|part| {
+        let next = if part == b".." { depth.checked_sub(1) } else { Some(depth + 1) };
+        depth = next.unwrap_or_default();
+        next.is_some()
+    });
+    inside && !path.starts_with(b"/")
 }
 
 /// The attributes that come along from an archive: file capabilities, and nothing else, as with BuildKit.
@@ -239,6 +270,12 @@ mod tests {
         let mut bytes = Vec::new();
         whole.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, b"\0\0abc\0\0d\0\0");
+    }
+
+    #[test]
+    fn only_roundabout_dots_say_nothing_of_the_destination() {
+        assert!(["", ".", "./", "x/..", "./."].iter().all(|path| is_here(path.as_bytes())));
+        assert!(["/", "..", "../..", "/..", "x/../.."].iter().all(|path| !is_here(path.as_bytes())));
     }
 
     #[test]

@@ -191,6 +191,18 @@ impl<'a> DeltaBuilder<'a> {
         })
     }
 
+    /// Gives what this builder has put at `path` other metadata, with all its names. A new owner takes file capabilities
+    /// away, as chown(2) does, unless they are among `xattrs`.
+    pub fn dress(
+        &mut self,
+        path: &TreePath,
+        meta: &Meta,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), RootfsError> {
+        self.enter_parent(path)?;
+        self.at(path, "set the metadata of", |stack, name| set_meta(stack.handle()?, name, meta, xattrs))
+    }
+
     /// Makes `path` and the directories above it that don't exist yet, each with this owner and mode. Those that exist
     /// stay as they are. Gives the paths that were made.
     pub fn mkdir_all(
