@@ -21,8 +21,7 @@ pub(crate) fn check(session: &Session, plan: &BuildPlan) -> Result<(), BuildErro
             // Whose files come from elsewhere may well run here: the kernel says.
             continue;
         }
-        // A base image may be for something else than what was asked for: its own word counts.
-        let platform = stage.config.platform().unwrap_or_else(|| stage.platform.clone());
+        let platform = &stage.files;
         for step in &stage.steps {
             let needs = matches!(step.op, Op::Run(_)) && matches!(step.verdict, Verdict::Run { .. });
             if !needs || runs.contains(&platform.architecture) {

@@ -150,8 +150,13 @@ pub(crate) fn switch(flags: &[Flag], name: &str) -> Option<bool> {
     Some(flag.value.as_deref().is_none_or(|value| truth(value) == Some(true)))
 }
 
-/// A flag's value as a word.
+/// A flag's value as a word. An empty one is as good as no flag.
 pub(crate) fn value(flags: &[Flag], name: &str, escape: char) -> Option<Word> {
+    written(flags, name, escape).filter(|word| !word.raw.is_empty())
+}
+
+/// A flag's value as a word, an empty one too: that of a flag that has no empty value.
+pub(crate) fn written(flags: &[Flag], name: &str, escape: char) -> Option<Word> {
     values(flags, name, escape).into_iter().next()
 }
 

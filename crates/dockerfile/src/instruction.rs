@@ -282,7 +282,7 @@ impl<'a> Line<'a> {
         of: &[(&str, T)],
         errors: &mut Vec<Diagnostic>,
     ) -> T {
-        let Some(value) = flags::value(&self.flags, flag, self.escape) else { return T::default() };
+        let Some(value) = flags::written(&self.flags, flag, self.escape) else { return T::default() };
         if let Some((_, choice)) = of.iter().find(|(name, _)| *name == value.raw) {
             return *choice;
         }

@@ -35,6 +35,8 @@ pub struct Stage {
     pub base_manifest: Option<Digest>,
     /// The platform it is for.
     pub platform: Platform,
+    /// The platform of its files: where its base says another one than was asked for, that.
+    pub files: Platform,
     /// The config of the image that it makes: history complete but for times, `rootfs` as in the base image.
     pub config: ImageConfig,
     /// Where its own entries begin in the history.

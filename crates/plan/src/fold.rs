@@ -96,6 +96,7 @@ impl<'a, 's> Fold<'a, 's> {
             base: Base::of(&draft.base, self.places),
             base_manifest,
             platform: draft.platform.clone(),
+            files: self.config.platform().unwrap_or_else(|| draft.platform.clone()),
             config: self.config,
             own_history,
             steps: self.steps,

@@ -31,6 +31,18 @@ pub fn read_layout(directory: &Path, choice: &Choice) -> Result<LocalImage, Stor
     Layout::open(directory)?.find(choice)
 }
 
+/// Reads one image of the layout in `directory`, as [`read_layout`] does; where index.json lists one image and no index, that
+/// one, whatever platform it is made for.
+pub fn read_base_layout(directory: &Path, choice: &Choice) -> Result<LocalImage, StoreError> {
+    let layout = Layout::open(directory)?;
+    match (layout.find(choice), layout.listed(choice.name.as_deref(), choice.digest.as_ref())?.as_slice()) {
+        (Err(StoreError::NoImage { .. }), [only]) if layout.index.manifests.contains(&only.descriptor) => {
+            layout.load(&only.descriptor)
+        }
+        (found, _) => found,
+    }
+}
+
 /// How deep indexes may list indexes.
 const DEPTH: usize = 4;
 

@@ -32,7 +32,7 @@ pub use blob::{Blob, BlobReader};
 pub use error::StoreError;
 pub use index::{Entry, annotation};
 pub use kaniko::find_kaniko_image;
-pub use layout::{Layout, read_layout};
+pub use layout::{Layout, read_base_layout, read_layout};
 pub use layout_writer::OciLayoutWriter;
 pub use local_image::{Blobs, Choice, LocalImage, LocalLayer};
 pub use lock::Lock;

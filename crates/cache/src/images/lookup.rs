@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_oci::{Digest, Document, ImageConfig, Manifest, PinnedReference, Platform, Reference, Repository};
 use kiln_registry::Registry;
-use kiln_store::{Choice, LocalImage, ReadOnly, ReadWrite, Store, read_archive, read_layout};
+use kiln_store::{Choice, LocalImage, ReadOnly, ReadWrite, Store, read_archive, read_base_layout};
 
 use super::document::{Root, offered};
 use super::download::blocking;
@@ -108,7 +108,7 @@ impl Images {
             ImageName::Registry(reference) => self.resolve_reference(name, reference, platform).await,
             ImageName::Layout { path, name: tag, digest } => {
                 let choice = Choice { name: tag.clone(), digest: digest.clone(), platform: platform.clone() };
-                self.resolve_local(name, path, move |path| read_layout(path, &choice)).await
+                self.resolve_local(name, path, move |path| read_base_layout(path, &choice)).await
             }
             ImageName::Archive { path, name: tag } => {
                 let choice = Choice { name: tag.clone(), digest: None, platform: platform.clone() };

@@ -1,7 +1,9 @@
 use std::io::Read;
 
 use kiln_oci::{Descriptor, Digest, Document, Index, Platform, media_type};
-use kiln_store::{Blobs, Choice, Layout, OciLayoutWriter, StoreError, find_kaniko_image, read_layout};
+use kiln_store::{
+    Blobs, Choice, Layout, OciLayoutWriter, StoreError, find_kaniko_image, read_base_layout, read_layout,
+};
 
 use crate::images::{TestImage, amd64, arm, day, image, names, volume};
 
@@ -82,6 +84,17 @@ fn an_absent_image_names_those_that_are_there() {
     let empty = tempfile::tempdir().unwrap();
     let error = read_layout(empty.path(), &Choice::of(amd64())).unwrap_err();
     assert!(error.to_string().contains("no index.json"), "{error}");
+}
+
+#[test]
+fn the_only_image_of_a_base_is_meant_for_every_platform() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (image(&amd64(), &[b"one"]), image(&amd64(), &[b"two"]));
+    write(dir.path(), &one, &["first"]);
+    assert!(read_base_layout(dir.path(), &Choice::of(arm("v7"))).is_ok());
+    write(dir.path(), &other, &["second"]);
+    let error = read_base_layout(dir.path(), &Choice::of(arm("v7"))).unwrap_err();
+    assert!(matches!(error, StoreError::NoImage { .. }), "{error}");
 }
 
 #[test]
