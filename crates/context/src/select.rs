@@ -81,18 +81,27 @@ fn plain(
         items.push(Item { source, name, meta, include: None, exclude });
         return Ok(());
     }
-    globbed(view, &clean, word, &mut |name, source, meta| {
-        items.push(Item { source, name, meta, include: None, exclude: exclude.clone() });
+    globbed(view, &clean, word, &mut |path, source, meta| {
+        // A link that leads to nothing is as good as a name of nothing.
+        let meta = meta.ok_or_else(|| missing(view, path.to_string().trim_start_matches('/'), selector))?;
+        items.push(Item {
+            source,
+            name: path.name().to_vec(),
+            meta,
+            include: None,
+            exclude: exclude.clone(),
+        });
+        Ok(())
     })
 }
 
-/// Finds what a path with wildcards matches: the name as it was matched, where that is once links are followed, and what
-/// it is. The directory above the first wildcard has to be there.
+/// Finds what a path with wildcards matches: the path as it was matched, where that is once links are followed, and what
+/// is there, if anything is. The directory above the first wildcard has to be there.
 fn globbed(
     view: &dyn View,
     path: &TreePath,
     word: &str,
-    found: &mut dyn FnMut(Vec<u8>, TreePath, Meta),
+    found: &mut dyn FnMut(&TreePath, TreePath, Option<Meta>) -> Result<(), ContextError>,
 ) -> Result<(), ContextError> {
     let parts: Vec<&[u8]> = path.components().collect();
     let wild = parts.iter().position(|part| has_wildcard(part)).unwrap_or(parts.len());
@@ -109,10 +118,8 @@ fn globbed(
     }
     matching(view, &base, &TreePath::root(), &pattern, &mut |path| {
         let source = resolve(view, path)?;
-        if let Some(meta) = view.stat(&source)? {
-            found(path.name().to_vec(), source, meta);
-        }
-        Ok(())
+        let meta = view.stat(&source)?;
+        found(path, source, meta)
     })
 }
 
@@ -155,7 +162,12 @@ fn with_parents(
         items.push(Item { name, source, meta, include: Some(include.clone()), exclude: exclude.clone() });
     };
     if pivot.components().any(has_wildcard) {
-        return globbed(view, &pivot, word, &mut |_, source, meta| item(source, meta));
+        return globbed(view, &pivot, word, &mut |_, source, meta| {
+            if let Some(meta) = meta {
+                item(source, meta);
+            }
+            Ok(())
+        });
     }
     let source = resolve(view, &pivot)?;
     let meta = view.stat(&source)?.ok_or_else(|| missing(view, word, selector))?;
