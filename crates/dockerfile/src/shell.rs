@@ -59,7 +59,8 @@ pub(crate) struct Reading {
 /// Reads `text`, or says what is wrong with it.
 pub(crate) fn read(text: &str, rules: Rules, scope: &dyn Scope) -> Result<Reading, String> {
     let mut lexer = Lexer {
-        rest: text,
+        // A byte order mark counts for nothing, wherever a word begins.
+        rest: text.strip_prefix('\u{feff}').unwrap_or(text),
         rules,
         scope,
         word: String::new(),

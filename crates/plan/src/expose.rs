@@ -11,6 +11,8 @@ pub(crate) fn ports(word: &str) -> Result<Vec<String>, String> {
         return Err(format!("{word:?}: the protocol is tcp, udp or sctp, not {protocol:?}"));
     }
     let number = |text: &str| {
+        // A sign before it is no harm.
+        let text = text.strip_prefix('+').unwrap_or(text);
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
             return Err(format!(
                 "{word:?} is not a port: write a number from 0 to 65535, a range, or port/protocol"
@@ -38,6 +40,7 @@ mod tests {
         assert_eq!(ports("53/UDP").unwrap(), ["53/udp"]);
         assert_eq!(ports("8000-8002/sctp").unwrap(), ["8000/sctp", "8001/sctp", "8002/sctp"]);
         assert_eq!(ports("127.0.0.1:8080:80").unwrap(), ["80/tcp"]);
+        assert_eq!(ports("+80").unwrap(), ["80/tcp"]);
     }
 
     #[test]
