@@ -2,10 +2,15 @@
 //! lists them by itself says so when it gets one. For any other, an index under a tag that the subject's digest makes
 //! ("Referrers tag schema") tells readers what is said about it.
 
+use http::Method;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use kiln_oci::{Descriptor, Digest, Document, Index, Repository, Tag, media_type};
+use oci_client::RegistryOperation;
 use serde::Deserialize;
 
+use crate::registry::scope;
 use crate::route::{Direction, Place};
+use crate::transport::{Ask, To};
 use crate::{Event, Registry, RegistryError};
 
 /// What a manifest is, and about what.
@@ -54,10 +59,27 @@ impl Registry {
         }
     }
 
+    /// Whether the registry knows lists of referrers although it did not say so: some forget to.
+    async fn lists_referrers(&self, place: &Place, subject: &Digest) -> bool {
+        let at =
+            place.attempt("ask for what is said about", format!("{}/{}@{subject}", place.host, place.path));
+        let scopes = scope(&place.path, RegistryOperation::Push);
+        let path = format!("/v2/{}/referrers/{subject}", place.path);
+        let ask = Ask::new(Method::GET, To::Path(path), &scopes, &at).header(ACCEPT, media_type::OCI_INDEX);
+        let answer = self.transport().send(place, ask).await;
+        answer.is_ok_and(|answer| {
+            let kind = answer.header(CONTENT_TYPE.as_str()).unwrap_or_default();
+            answer.status().is_success() && kind.starts_with(media_type::OCI_INDEX)
+        })
+    }
+
     async fn try_list(&self, repository: &Repository, referrer: Referrer) -> Result<(), RegistryError> {
         let Referrer { subject, listed } = referrer;
+        let place = Place::origin(repository, Direction::Push);
+        if self.lists_referrers(&place, &subject).await {
+            return Ok(());
+        }
         let wrong = |what: String| {
-            let place = Place::origin(repository, Direction::Push);
             let at = Box::new(place.attempt("list what is said about", format!("{repository}@{subject}")));
             RegistryError::Protocol { at, what }
         };

@@ -51,11 +51,14 @@ fn listed(server: &TestRegistry, tag: &str) -> Vec<(String, String, String)> {
 
 #[tokio::test]
 async fn a_registry_that_lists_by_itself_gets_no_other_tag() {
-    let server = TestRegistry::builder().referrers().start().await;
-    server.put_image("app", "1", &small_image());
-    say(&registry(), &server, &subject().0, "one").await;
-    assert_eq!(server.tags("app"), ["1"]);
-    assert_eq!(server.count(Route::Manifest), 0);
+    for says_so in [true, false] {
+        let server = TestRegistry::builder().referrers(says_so).start().await;
+        server.put_image("app", "1", &small_image());
+        say(&registry(), &server, &subject().0, "one").await;
+        assert_eq!(server.tags("app"), ["1"]);
+        let asked = (server.count(Route::Referrers), server.count(Route::Manifest));
+        assert_eq!(asked, (usize::from(!says_so), 0));
+    }
 }
 
 #[tokio::test]

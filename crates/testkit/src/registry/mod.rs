@@ -50,6 +50,8 @@ pub enum Route {
     UploadStatus,
     /// DELETE of an upload.
     UploadCancel,
+    /// GET of the list of what is said about a manifest.
+    Referrers,
     /// Anything else.
     Other,
 }
@@ -151,7 +153,7 @@ pub struct RegistryBuilder {
     largest_request: Option<usize>,
     immutable_tags: bool,
     no_mounts: bool,
-    referrers: bool,
+    referrers: Option<bool>,
     ipv6: bool,
 }
 
@@ -198,10 +200,10 @@ impl RegistryBuilder {
         self
     }
 
-    /// It lists by itself what is said about a manifest, and says so.
+    /// It lists by itself what is said about a manifest, and says so when it gets it, or only when it is asked for the list.
     #[must_use]
-    pub fn referrers(mut self) -> Self {
-        self.referrers = true;
+    pub fn referrers(mut self, says_so: bool) -> Self {
+        self.referrers = Some(says_so);
         self
     }
 

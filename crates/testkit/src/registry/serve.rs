@@ -230,7 +230,10 @@ fn target(method: &Method, path: &str) -> Target {
         };
         return make(route, repository, name);
     }
-    make(Route::Other, "", "")
+    match rest.rsplit_once("/referrers/") {
+        Some((repository, name)) => make(Route::Referrers, repository, name),
+        None => make(Route::Other, "", ""),
+    }
 }
 
 type Query = Vec<(String, String)>;
@@ -288,7 +291,7 @@ fn authorised(
     fault: &Fault,
 ) -> Plain {
     let action = match target.route {
-        Route::Manifest | Route::ManifestHead | Route::Blob | Route::BlobHead => "pull",
+        Route::Manifest | Route::ManifestHead | Route::Blob | Route::BlobHead | Route::Referrers => "pull",
         _ => "push",
     };
     let needed = (!target.repository.is_empty()).then_some((target.repository.as_str(), action));
@@ -315,7 +318,8 @@ fn authorised(
             Plain::new(if known.is_some() { 204 } else { 404 })
         }
         Route::UploadPut => finish(contents, target, query, &body),
-        Route::Token | Route::Other => Plain::new(404),
+        Route::Referrers if state.settings.referrers.is_some() => referrers(contents, target),
+        Route::Token | Route::Referrers | Route::Other => Plain::new(404),
     }
 }
 
@@ -363,7 +367,7 @@ fn put_manifest(
         }
     }
     let digest = Digest::of(&raw);
-    let subject = value["subject"]["digest"].as_str().filter(|_| settings.referrers);
+    let subject = value["subject"]["digest"].as_str().filter(|_| settings.referrers == Some(true));
     let stored = (header(headers, "content-type").to_owned(), Bytes::from(raw));
     contents.manifests.insert((target.repository.clone(), digest.to_string()), stored.clone());
     contents.manifests.insert(key, stored);
@@ -371,6 +375,20 @@ fn put_manifest(
         .header("location", format!("/v2/{}/manifests/{digest}", target.repository))
         .header("docker-content-digest", digest.to_string())
         .headers(subject.map(|subject| ("oci-subject", subject.to_owned())))
+}
+
+fn referrers(contents: &Contents, target: &Target) -> Plain {
+    let mut listed = Vec::new();
+    for ((repository, name), (kind, raw)) in &contents.manifests {
+        let value: Value = serde_json::from_slice(raw).unwrap_or_default();
+        if *repository == target.repository && name.contains(':') && value["subject"]["digest"] == target.name
+        {
+            listed.push(json!({"mediaType": kind, "digest": name, "size": raw.len()}));
+        }
+    }
+    let kind = kiln_oci::media_type::OCI_INDEX;
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": listed});
+    Plain::new(200).header("content-type", kind).body(index.to_string())
 }
 
 fn is_foreign(layer: &Value) -> bool {
