@@ -303,6 +303,49 @@ fn an_image_goes_to_harbor_whose_proxy_project_gives_the_base_image() {
 }
 
 #[test]
+fn an_image_goes_to_a_registry_with_the_pull_secrets_of_the_pod_s_account() {
+    let mut world = World::new();
+    // Where namespaces are refused the build writes to the container's root, above the token.
+    world.cluster.node = Node::SeccompDefault;
+    let (git, _) = world.git("", None);
+    let host = "registry.private.example";
+    let mut pod =
+        example("registries/ecr.yaml", &[("123456789012.dkr.ecr.eu-central-1.amazonaws.com", host)]);
+    let claims = base64(r#"{"sub":"system:serviceaccount:ci:kiln-executor"}"#);
+    let token = format!("e30.{}.signature", claims.trim_end_matches('='));
+    let basic = format!("Basic {}", base64("puller:s3cret"));
+    let auths = json!({"auths": {host: {"auth": base64("puller:s3cret")}}}).to_string();
+    let answers = [
+        ("serviceaccounts/kiln-executor", json!({"imagePullSecrets": [{"name": "pull"}]})),
+        ("secrets/pull", json!({"data": {".dockerconfigjson": base64(&auths)}})),
+    ];
+    let api: String = answers
+        .iter()
+        .map(|(path, answer)| {
+            format!(
+                "location = /api/v1/namespaces/ci/{path} {{\n\
+                   if ($http_authorization != \"Bearer {token}\") {{ return 403; }} return 200 '{answer}'; }}\n"
+            )
+        })
+        .collect();
+    let sites = [
+        git_site(&git),
+        ("kubernetes.default.svc", api),
+        (host, registry_site(&world.registry.host, &basic, "Basic realm=\"private\"")),
+    ];
+    let front = world.front(&mut pod, &sites);
+    let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
+    for (name, text) in [("token", token.as_str()), ("namespace", "ci"), ("ca.crt", &front.ca)] {
+        world.mount(&mut pod, &format!("account-{name}"), &format!("{folder}/{name}"), text);
+    }
+    set(
+        &mut pod,
+        &[("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc"), ("KUBERNETES_SERVICE_PORT", "443")],
+    );
+    world.builds(&pod, "app:1");
+}
+
+#[test]
 fn a_job_of_githubs_runner_controller_builds_its_commit() {
     let world = World::new();
     let (git, commit) = world.git("", Some("x-access-token:gh-token"));

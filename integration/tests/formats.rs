@@ -359,3 +359,41 @@ fn an_sbom_lists_what_a_foreign_layer_holds_and_says_which_could_not_be_had() {
     assert!(found.contains(&format!("Not read: {missing}")), "{found}");
     assert!(!log.contains("hunter2") && !found.contains("hunter2"), "{log}{found}");
 }
+
+#[test]
+fn an_uncompressed_layer_is_read_and_passed_on_as_it_is() {
+    let (work, runtime) = (Formats::new(), runtime());
+    let home = runtime.block_on(TestRegistry::start());
+    let tar = std::fs::read(work.bench.context().join("base.tar")).unwrap();
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    home.put_blob("foreign", tar.clone());
+    let (from, digest) = foreign_image(&home, kind, &tar, &[]);
+    let image = work.name("app:1");
+    work.builds(&format!("FROM {from}\nRUN echo made > /made\n"), &["-d", &image]);
+    let manifest = raw(&image);
+    assert_eq!(layer_types(&manifest), [kind, "application/vnd.oci.image.layer.v1.tar+gzip"]);
+    assert_eq!(manifest["layers"][0]["digest"], digest.to_string());
+    work.pulled(&image);
+}
+
+#[test]
+fn the_platform_is_chosen_with_its_variant_and_attestations_are_passed_over() {
+    let work = Formats::new();
+    let base = work.name("base:1");
+    let dockerfile = "FROM scratch\nARG TARGETARCH\nARG TARGETVARIANT\nCOPY f /$TARGETARCH$TARGETVARIANT\n";
+    let platforms = "--platform=linux/arm/v5,linux/arm/v6,linux/arm64,linux/amd64";
+    work.builds(dockerfile, &["-d", &base, platforms, "--provenance", "--sbom"]);
+    for (wanted, file) in [
+        ("arm/v7", "armv6"),
+        ("arm/v6", "armv6"),
+        ("arm/v5", "armv5"),
+        ("arm64", "arm64"),
+        ("amd64", "amd64"),
+    ] {
+        let copy = format!("FROM {base} AS b\nFROM scratch\nCOPY --from=b /{file} /found\n");
+        work.builds(&copy, &["--no-push", &format!("--platform=linux/{wanted}")]);
+    }
+    let from = format!("FROM {base}\n");
+    let log = work.fails(&from, &["--no-push", "--platform=linux/riscv64"], "linux/riscv64");
+    assert!(log.contains("linux/arm64") && !log.contains("unknown/unknown"), "{log}");
+}

@@ -122,7 +122,12 @@ fn a_fault_of_a_push_leaves_nothing_half_under_the_tag() {
         }
     };
     let mut wrongs: Vec<(Wrong, bool)> = faults();
-    wrongs.extend([(Wrong::CutRequest(0), true), (Wrong::CutRequest(40_000), true)]);
+    wrongs.extend([
+        (Wrong::CutRequest(0), true),
+        (Wrong::CutRequest(40_000), true),
+        (Wrong::SlowRequest(20_000), true),
+        (Wrong::ChangedRequest, false),
+    ]);
     std::thread::scope(|scope| {
         for request in requests {
             let (wrongs, one) = (wrongs.clone(), &one);

@@ -12,6 +12,10 @@ pub enum Wrong {
     Cut(usize),
     /// So many bytes of the request's body are passed on, then the connection breaks.
     CutRequest(usize),
+    /// One bit of the request's body is another when it is passed on.
+    ChangedRequest,
+    /// The request's body is passed on in pieces of so many bytes, twenty in a second.
+    SlowRequest(usize),
     /// The request is served, and the connection breaks instead of answering.
     Lost,
     /// This status, and nothing else.
@@ -132,7 +136,12 @@ fn serve(client: TcpStream, upstream: &str, script: &Script) -> io::Result<()> {
     let mut server = TcpStream::connect(upstream)?;
     pass_head(&mut server, &request, &[], "")?;
     let most = if let Some(Wrong::CutRequest(most)) = &wrong { Some(*most as u64) } else { None };
-    pass_body(&mut reader, &mut server, &request, most)?;
+    match (&wrong, header(&request, "content-length").and_then(|length| length.parse().ok())) {
+        (Some(wrong @ (Wrong::ChangedRequest | Wrong::SlowRequest(_))), Some(length)) => {
+            pass_wrongly(&mut reader, &mut server, length, wrong)?;
+        }
+        _ => pass_body(&mut reader, &mut server, &request, most)?,
+    }
     if most.is_some() {
         let _ = server.shutdown(Shutdown::Both);
         return client.shutdown(Shutdown::Both);
@@ -176,6 +185,28 @@ fn pass_body(
             return Ok(());
         }
     }
+}
+
+/// Passes a request's body on, slowly or with another bit in its last byte.
+fn pass_wrongly(
+    from: &mut impl BufRead,
+    to: &mut impl Write,
+    length: usize,
+    wrong: &Wrong,
+) -> io::Result<()> {
+    let mut body = vec![0; length];
+    from.read_exact(&mut body)?;
+    let Wrong::SlowRequest(piece) = wrong else {
+        if let Some(byte) = body.last_mut() {
+            *byte ^= 1;
+        }
+        return to.write_all(&body);
+    };
+    for piece in body.chunks(*piece) {
+        to.write_all(piece)?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Gives an answer, with what is wrong with it.

@@ -235,6 +235,43 @@ async fn ecr_is_asked_with_a_signed_request() {
 }
 
 #[tokio::test]
+async fn each_of_amazon_s_registries_is_asked_in_its_own_region_and_service() {
+    let keys = [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+    for (host, place, target) in [
+        ("public.ecr.aws", "us-east-1/ecr-public", "SpencerFrontendService.GetAuthorizationToken"),
+        ("ecr-public.aws.com", "us-east-1/ecr-public", "SpencerFrontendService.GetAuthorizationToken"),
+        (
+            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+            "cn-north-1/ecr",
+            "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
+        ),
+        (
+            "123456789012.dkr-ecr-fips.us-gov-west-1.on.aws",
+            "us-gov-west-1/ecr",
+            "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
+        ),
+    ] {
+        let aws = StandIn::start().await;
+        let token = STANDARD.encode("AWS:ecr-password");
+        // The public registry's answer holds one, the others' a list.
+        let data = json!({ "authorizationToken": token });
+        let data = if place.ends_with("public") { data } else { json!([data]) };
+        aws.answer("POST", "/", 200, json!({ "authorizationData": data }).to_string());
+        let url = aws.url();
+        let found = find(&[&keys[..], &[("AWS_ENDPOINT_URL", &url)]].concat(), host).await;
+        assert_eq!(basic(&found.login.unwrap()), ("AWS".into(), "ecr-password".into()), "{host}");
+        let asked = &aws.asked()[0];
+        assert_eq!(asked.header("x-amz-target"), target, "{host}");
+        let credential = format!("Credential=AKIDEXAMPLE/20150830/{place}/aws4_request");
+        assert!(asked.header("authorization").contains(&credential), "{host}: {asked:?}");
+    }
+    // Anybody may pull from the public one.
+    let nowhere = [("HOME", "/nonexistent"), ("AWS_EC2_METADATA_DISABLED", "true")];
+    let found = find(&nowhere, "public.ecr.aws").await;
+    assert!(found.login.is_none() && found.failures.is_empty(), "{found:?}");
+}
+
+#[tokio::test]
 async fn ecr_takes_a_web_identity_and_a_profile_and_pod_identity_and_the_instance() {
     let keys = r#"{"AccessKeyId":"ASIA","SecretAccessKey":"s","Token":"t"}"#;
     let sts = "<R><Credentials><AccessKeyId>ASIA</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken></Credentials></R>";
@@ -347,7 +384,15 @@ async fn azure_s_identities_are_exchanged_for_the_registry_s_token() {
             acr::exchange_at(&registry.url(), "me.azurecr.io", &environment, &exchange()).await.unwrap();
         assert!(matches!(login.secret, LoginSecret::IdentityToken(token) if token.expose() == "acr-refresh"));
     }
+    // In China the token is for China's management.
+    let environment = environment(&[cases[0], &base].concat());
+    acr::exchange_at(&registry.url(), "me.azurecr.cn", &environment, &exchange()).await.unwrap();
     let asked = entra.asked();
+    assert!(
+        asked[3].body.contains("scope=https%3A%2F%2Fmanagement.chinacloudapi.cn%2F.default"),
+        "{}",
+        asked[3].body
+    );
     assert_eq!(
         asked[0].body,
         "grant_type=client_credentials&client_id=id&scope=https%3A%2F%2Fmanagement.azure.com%2F.default&client_secret=s"
