@@ -113,7 +113,8 @@ fn tls(
         client_certificates.push((host.clone(), certificate.into(), key.into()));
     }
     let certificates = flags.registry_certificate.iter();
-    let mut ca_dirs: Vec<PathBuf> = vec!["/kaniko/ssl/certs".into()];
+    let kaniko_dirs = kaniko_dirs(environment, direction.kaniko_dir.as_deref());
+    let mut ca_dirs: Vec<PathBuf> = kaniko_dirs.iter().map(|folder| folder.join("ssl/certs")).collect();
     ca_dirs.extend(
         environment.get("SSL_CERT_DIR").into_iter().flat_map(|dirs| dirs.split(':').map(PathBuf::from)),
     );
@@ -156,9 +157,7 @@ fn credentials(
     kaniko_dir: Option<&Path>,
 ) -> Result<Credentials, String> {
     let snapshot = snapshot(environment);
-    let kaniko_dir = kaniko_dir.or_else(|| environment.get("KANIKO_DIR").map(Path::new));
-    let kaniko_dir = kaniko_dir.unwrap_or(&environment.executable_directory);
-    let (files, errors) = config_files(&snapshot, &[kaniko_dir.to_owned(), "/kaniko".into()]);
+    let (files, errors) = config_files(&snapshot, &kaniko_dirs(environment, kaniko_dir));
     for error in errors {
         tracing::warn!("{error}");
     }
@@ -179,6 +178,12 @@ fn credentials(
         service_account: service_account.is_dir().then_some(service_account),
         ..CredentialOptions::default()
     }))
+}
+
+/// Where `.docker` and `ssl/certs` may be: below the kaniko directory, wherever that is, and below the usual one.
+fn kaniko_dirs(environment: &Environment, given: Option<&Path>) -> [PathBuf; 2] {
+    let own = given.or_else(|| environment.get("KANIKO_DIR").map(Path::new));
+    [own.unwrap_or(&environment.executable_directory).to_owned(), "/kaniko".into()]
 }
 
 fn snapshot(environment: &Environment) -> kiln_registry::Environment {

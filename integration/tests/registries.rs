@@ -70,6 +70,8 @@ fn a_login_over_tls_with_an_authority_of_its_own() {
     work.file("certs/ca.pem", &work.authority.ca);
     let output = work.command(&from, &["--no-push"]).env("SSL_CERT_DIR", directory).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
+    work.file("kaniko/ssl/certs/ca.pem", &work.authority.ca);
+    work.builds(&from, &["--no-push", &format!("--kaniko-dir={}", work.text_path("kaniko"))]);
     let skip = format!("--skip-tls-verify-registry={}", registry.host);
     for flag in ["--skip-tls-verify", "--skip-tls-verify-pull", &skip] {
         work.builds(&from, &["--no-push", flag]);
