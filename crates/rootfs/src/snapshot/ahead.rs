@@ -46,7 +46,7 @@ impl Listing {
         let mut names = Vec::new();
         let mut places = Vec::new();
         each_name(handle, |name| {
-            if !ignoring || !ignore.is_ignored(&TreePath::new(&below(path, name))) {
+            if !ignoring || !ignore.is_ignored(&TreePath::new(below(path, name))) {
                 let start = names.len();
                 names.extend_from_slice(name);
                 places.push(start..names.len());
