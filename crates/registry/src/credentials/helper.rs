@@ -94,7 +94,7 @@ async fn converse(mut child: Child, key: &str) -> std::io::Result<Output> {
             let _ = stdin.write_all(key.as_bytes()).await;
         }
     };
-    let (_, stdout, stderr) = tokio::join!(tell, listen(stdout), listen(stderr));
+    let ((), stdout, stderr) = tokio::join!(tell, listen(stdout), listen(stderr));
     // Who has more to say finds nobody there any more.
     Ok(Output { stdout: stdout?, stderr: stderr?, status: child.wait().await? })
 }

@@ -54,13 +54,12 @@ fn docker_config(folder: &str) -> PathBuf {
 }
 
 fn places(environment: &Environment, kaniko_dirs: &[PathBuf]) -> Vec<PathBuf> {
-    let mut places = match environment.get("DOCKER_CONFIG") {
+    let mut places = if let Some(folder) = environment.get("DOCKER_CONFIG") {
         // Docker looks nowhere else then, and a pipeline may count on it.
-        Some(folder) => vec![docker_config(folder)],
-        None => {
-            let folders = kaniko_dirs.iter().map(PathBuf::as_path).chain([home(environment)]);
-            folders.map(|folder| folder.join(".docker/config.json")).collect()
-        }
+        vec![docker_config(folder)]
+    } else {
+        let folders = kaniko_dirs.iter().map(PathBuf::as_path).chain([home(environment)]);
+        folders.map(|folder| folder.join(".docker/config.json")).collect()
     };
     let path = |name: &str| environment.get(name).map(PathBuf::from);
     let config_home = path("XDG_CONFIG_HOME").unwrap_or_else(|| home(environment).join(".config"));
