@@ -171,3 +171,41 @@ fn archives_of_all_tools_are_pushed() {
         ok("skopeo", &["copy", "--src-tls-verify=false", &format!("docker://{again}"), &copy]);
     }
 }
+
+#[test]
+fn a_reproducible_build_leaves_the_layers_of_its_base_alone() {
+    let work = Work::with_registry(&[]);
+    let base = work.name("base:1");
+    // The base's times are of now, to the nanosecond, and its history says when.
+    work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\nRUN echo now > /now\n", &["-d", &base]);
+    let below = raw(&base);
+    let layers = |image: &serde_json::Value| image["layers"].as_array().unwrap().clone();
+    let dockerfile = format!("FROM {base}\nRUN echo later > /later && touch /now\nCOPY base.tar /srv/\n");
+    let images = ["one", "two"].map(|name| {
+        let name = work.name(name);
+        work.builds(&dockerfile, &["-d", &name, "--reproducible"]);
+        raw(&name)
+    });
+    assert_eq!(images[0], images[1]);
+    assert_eq!(layers(&images[0])[..2], layers(&below)[..]);
+    let place = work.text_path("one");
+    ok(
+        "skopeo",
+        &[
+            "copy",
+            "-q",
+            "--src-tls-verify=false",
+            &format!("docker://{}", work.name("one")),
+            &format!("dir:{place}"),
+        ],
+    );
+    for layer in &layers(&images[0])[2..] {
+        let digest = layer["digest"].as_str().unwrap().trim_start_matches("sha256:");
+        let file = std::fs::File::open(work.path("one").join(digest)).unwrap();
+        let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(file));
+        for entry in archive.entries().unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.header().mtime().unwrap(), 0, "{}", entry.path().unwrap().display());
+        }
+    }
+}
