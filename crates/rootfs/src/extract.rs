@@ -348,7 +348,7 @@ impl<R: Read> Extraction<'_, '_, R> {
             })?,
             Kind::CharDevice | Kind::BlockDevice if !self.options.can_mknod && !meta.is_whiteout() => {
                 self.done.skipped.push(path.clone());
-                return Ok(());
+                return self.left_out(path, &name);
             }
             Kind::Fifo | Kind::CharDevice | Kind::BlockDevice | Kind::Socket => {
                 self.replaced(path, &name, |directory, name| {
@@ -362,6 +362,16 @@ impl<R: Read> Extraction<'_, '_, R> {
             self.directories.push((path.clone(), entry.mtime));
         }
         self.wrote(path, &meta, hash)
+    }
+
+    /// Removes what lies where something is left out: in the image it isn't there any more.
+    fn left_out(&mut self, path: &TreePath, name: &[u8]) -> Result<(), RootfsError> {
+        disk::remove_all(self.handle(), name).doing("remove", path.to_string())?;
+        if self.options.whiteouts == Whiteouts::ToOverlay {
+            disk::make_whiteout(self.handle(), name).doing("make a whiteout for", path.to_string())?;
+        }
+        self.forget(path);
+        Ok(())
     }
 
     fn wrote(&mut self, path: &TreePath, meta: &Meta, hash: Option<[u8; 32]>) -> Result<(), RootfsError> {

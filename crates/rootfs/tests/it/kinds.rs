@@ -124,16 +124,24 @@ fn device_nodes_that_can_t_be_made_are_left_out_and_named() {
     make("fifo", &from.path().join("fifo"));
     make("file", &from.path().join("file"));
     let (layer, _) = layer_of(from.path());
-    let tar = decompress(Cursor::new(layer), Compression::Gzip);
-    let mut options = ExtractOptions {
-        whiteouts: Whiteouts::Apply,
-        ignore: IgnorePaths::default(),
-        can_mknod: false,
-        can_chown: true,
-        record: None,
+    // What a lower layer has of that name is not in the image either.
+    fs::create_dir_all(to.path().join("disk/inside")).unwrap();
+    fs::write(to.path().join("null"), "of a layer below").unwrap();
+    let extract_into = |to: &Path, whiteouts| {
+        let tar = decompress(Cursor::new(layer.clone()), Compression::Gzip);
+        let ignore = IgnorePaths::default();
+        let mut options =
+            ExtractOptions { whiteouts, ignore, can_mknod: false, can_chown: true, record: None };
+        extract(tar, &Root::open(to).unwrap(), &mut options).unwrap()
     };
-    let done = extract(tar, &Root::open(to.path()).unwrap(), &mut options).unwrap();
+    let done = extract_into(to.path(), Whiteouts::Apply);
     assert_eq!(done.skipped, ["disk".into(), "null".into()]);
+    let upper = tempfile::tempdir().unwrap();
+    extract_into(upper.path(), Whiteouts::ToOverlay);
+    for name in ["disk", "null"] {
+        let hidden = fs::symlink_metadata(upper.path().join(name)).unwrap();
+        assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0, "{name}");
+    }
     assert!(fs::symlink_metadata(to.path().join("fifo")).unwrap().file_type().is_fifo());
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2);
 }
