@@ -2,9 +2,9 @@
 //! where a test wants one.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-use crate::registry::Registry;
+use crate::registry::{LOGIN, Registry};
 use crate::{Bench, kiln};
 
 /// What a program said, on both of its outputs.
@@ -77,6 +77,19 @@ impl Work {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
         path.display().to_string()
+    }
+
+    /// Logs in at `host` as everybody does who has [`LOGIN`].
+    pub fn log_in(&self, host: &str) {
+        let mut child = Command::new(kiln())
+            .env("DOCKER_CONFIG", self.path("docker"))
+            .args(["executor", "login", host, "-u", LOGIN.0, "--password-stdin"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), LOGIN.1.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 
     /// A build of `dockerfile`, not started yet. Its logins are those of `docker/config.json` below the directory.
