@@ -125,6 +125,13 @@ fn a_registry_without_lists_of_referrers_is_given_them_under_the_digest_s_tag() 
             assert_eq!(listed[0]["artifactType"], "application/vnd.docker.attestation.manifest.v1+json");
         }
     }
+    // They go along where images are joined elsewhere.
+    let joined = format!("{}/joined:1", registry.host);
+    let program = kiln_integration::kiln().display().to_string();
+    ok(&program, &["executor", "push", "--index", &name, "--destination", &joined]);
+    let image = registry.index("joined", "1")["manifests"][0]["digest"].as_str().unwrap().to_owned();
+    let list = registry.index("joined", &image.replace(':', "-"));
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 1, "{list}");
     // Nothing is listed of an image of which nothing is said.
     work.builds("FROM scratch\nCOPY f /\n", &["-d", &format!("{}/plain:1", registry.host)]);
     let tags = ok("curl", &["-sf", &format!("http://{}/v2/plain/tags/list", registry.host)]);

@@ -195,6 +195,24 @@ fn a_fault_of_a_token_server_is_overcome_or_one_clear_error() {
 }
 
 #[test]
+fn a_registry_that_names_a_time_is_asked_again_then() {
+    let (registry, work) = (Registry::start(), Work::new(&[]));
+    work.bench.file("f", "1");
+    work.builds(SMALL, &["-d", &format!("{}/base:1", registry.host)]);
+    let proxy = Faulty::start(&registry.host);
+    let image = format!("{}/base:1", proxy.host);
+    // Without it, the first pause is a second and a quarter at most.
+    for (method, part) in [("GET", "/manifests/"), ("PUT", "/uploads/"), ("PUT", "/manifests/")] {
+        work.bench.file("g", part);
+        proxy.on(method, part, Wrong::RetryAt(503, 3));
+        let began = std::time::Instant::now();
+        work.builds(&format!("FROM {image}\nCOPY g /g\n"), &["-d", &format!("{}/app:1", proxy.host)]);
+        assert!(began.elapsed().as_secs_f64() >= 2.0, "{method} {part}: {:?}", began.elapsed());
+        assert!(proxy.is_done());
+    }
+}
+
+#[test]
 fn a_registry_with_tls_is_spoken_to_by_http_2_unless_that_is_turned_off() {
     let (work, authority) = (Work::new(&[]), TestAuthority::new());
     let ca = work.file("ca.pem", &authority.ca);

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What happens to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Wrong {
     Status(u16),
     /// This status, and `Retry-After` in seconds.
     RetryAfter(u16, u64),
+    /// This status, and `Retry-After` as a date so many seconds ahead.
+    RetryAt(u16, u64),
     /// The answer's body comes in pieces of so many bytes, twenty in a second.
     Slow(usize),
     /// The answer claims so many bytes more than there are, and ends early.
@@ -90,6 +92,13 @@ fn head(reader: &mut impl BufRead) -> io::Result<Vec<String>> {
     }
 }
 
+/// Seconds since 1970 as HTTP writes them.
+fn date(seconds: u64) -> String {
+    let at = format!("@{seconds}");
+    let words = ["LC_ALL=C", "date", "--utc", "--date", &at, "+%a, %d %b %Y %H:%M:%S GMT"];
+    crate::work::ok("env", &words).trim().to_owned()
+}
+
 fn header<'a>(lines: &'a [String], name: &str) -> Option<&'a str> {
     lines.iter().skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;
@@ -129,6 +138,11 @@ fn serve(client: TcpStream, upstream: &str, script: &Script) -> io::Result<()> {
         Some(Wrong::Status(status)) => return short(&mut client, *status, String::new()),
         Some(Wrong::RetryAfter(status, after)) => {
             return short(&mut client, *status, format!("retry-after: {after}\r\n"));
+        }
+        Some(Wrong::RetryAt(status, after)) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let headers = format!("date: {}\r\nretry-after: {}\r\n", date(now), date(now + after));
+            return short(&mut client, *status, headers);
         }
         Some(Wrong::Elsewhere(url)) => return short(&mut client, 307, format!("location: {url}\r\n")),
         _ => {}
