@@ -2,7 +2,7 @@
 //! they end, and go to no other host. (Distribution's "Token Authentication Specification" and "OAuth2 Token
 //! Authentication"; docker's own use of both.)
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -50,6 +50,8 @@ type Slot<T> = Arc<tokio::sync::Mutex<Option<T>>>;
 #[derive(Default)]
 pub(crate) struct Bearer {
     challenges: Mutex<HashMap<String, Challenge>>,
+    /// The hosts that were asked what they want to see of those who have a login.
+    asked: Mutex<HashSet<String>>,
     /// Scopes that a registry named itself, by host and path: a proxy may know a repository by another name.
     hints: Mutex<HashMap<(String, String), String>>,
     tokens: Mutex<HashMap<String, Slot<Token>>>,
@@ -163,6 +165,20 @@ impl Bearer {
         let header = bearer_header(&token.value, at)?;
         *slot = Some(token);
         Ok(Authorization { header: Some(header), fresh: true })
+    }
+
+    /// Whether there is a login for `place` that was not asked for yet, and this is the first time that somebody wonders.
+    pub(crate) async fn holds_back(&self, transport: &Transport, place: &Place) -> bool {
+        let host = place.wire_host();
+        if lock(&self.challenges).contains_key(host) {
+            return false;
+        }
+        let found = self.login(transport, place).await;
+        let unused = matches!(
+            found.login.map(|login| login.secret),
+            Some(LoginSecret::Basic { .. } | LoginSecret::IdentityToken(_))
+        );
+        unused && lock(&self.asked).insert(host.to_owned())
     }
 
     /// Takes note that `place` refused a request with `challenge`: the token for these scopes is dropped, and a login

@@ -15,6 +15,7 @@ use url::Url;
 
 use crate::answer::{Answer, network, stalled};
 use crate::bearer::{Bearer, Scope, authority};
+use crate::challenge::Challenge;
 use crate::credentials::{Exchange, Found};
 use crate::options::{Proxies, RegistryOptions};
 use crate::retry::{Again, Failure};
@@ -294,10 +295,12 @@ impl Transport {
                 Ok(response) => response,
                 Err(failure) => return Err(self.with_login(place, failure).await),
             };
-            let wanted = if response.status() == StatusCode::UNAUTHORIZED && own {
-                challenge::read(response.headers())
-            } else {
-                None
+            let wanted = match response.status() {
+                StatusCode::UNAUTHORIZED if own => challenge::read(response.headers()),
+                StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if own && !once => {
+                    self.asks_for_a_login(place, scheme).await
+                }
+                _ => None,
             };
             let mut at = ask.at.clone();
             at.login = self.bearer.describe(place).await;
@@ -315,6 +318,20 @@ impl Transport {
             }
         }
         unreachable_rounds(ask.at)
+    }
+
+    /// What `place` wants to see of those who have a login, if we have one that nobody asked for yet. A registry that lets
+    /// anybody in may hide from them what it would show to us.
+    async fn asks_for_a_login(&self, place: &Place, scheme: &str) -> Option<Challenge> {
+        if !self.bearer.holds_back(self, place).await {
+            return None;
+        }
+        let host = place.wire_host();
+        let ping = self.client(host, place.direction).ok()?.get(format!("{scheme}://{host}/v2/"));
+        let patience = PROBE.min(self.options.retries.stall);
+        let answer = tokio::time::timeout(patience, ping.send()).await.ok()?.ok()?;
+        let refused = answer.status() == StatusCode::UNAUTHORIZED;
+        refused.then(|| challenge::read(answer.headers())).flatten()
     }
 
     async fn with_login(&self, place: &Place, mut failure: Failure) -> Failure {

@@ -60,6 +60,30 @@ async fn without_a_login_the_error_says_how_to_log_in() {
 }
 
 #[tokio::test]
+async fn a_login_is_shown_to_a_registry_that_hides_things_from_anybody() {
+    for auth in [Auth::basic("me", "p"), Auth::token("me", "p")] {
+        for status in [403, 404] {
+            let server = TestRegistry::builder().auth(auth.clone()).start().await;
+            server.put_image("app", "1", &small_image());
+            server.on(Route::Manifest, [Fault::Status(status)]);
+            let registry = with(Credentials::fixed(&server.host(), "me", "p"));
+            registry.manifest(&reference(&server, "app:1")).await.unwrap();
+            assert_eq!(server.count(Route::Manifest), 2, "{auth:?} {status}");
+        }
+    }
+    // It is found out once; and who has no login takes the first answer.
+    let server = TestRegistry::start().await;
+    for (registry, pings) in [(with(Credentials::fixed(&server.host(), "me", "p")), 2), (registry(), 1)] {
+        server.forget();
+        for _ in 0..3 {
+            let error = registry.manifest(&reference(&server, "app:1")).await.unwrap_err();
+            assert!(error.is_not_found(), "{error}");
+        }
+        assert_eq!((server.count(Route::Ping), server.count(Route::Manifest)), (pings, 3));
+    }
+}
+
+#[tokio::test]
 async fn a_token_is_fetched_once_per_scope() {
     let server = TestRegistry::builder().auth(Auth::token("me", "p")).start().await;
     let image = small_image();
