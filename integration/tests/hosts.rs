@@ -241,6 +241,13 @@ fn pull_and_push_logins_of_a_token_server_are_exchanged_where_the_registry_says(
     };
     config("refresh");
     world.builds(SMALL, &["-d", "reg.example.com/app:1"], &[]);
+    // Each of the two hosts may have an authority of its own.
+    let nobody = [("SSL_CERT_FILE", "/nonexistent")];
+    let trust = |host: &str| format!("--registry-certificate={host}={}", world.ca);
+    let flags = ["-d", "reg.example.com/app:1", &trust("reg.example.com")];
+    let log = text(&world.build(SMALL, &flags, &nobody));
+    assert!(log.contains("--registry-certificate auth.example.com=FILE"), "{log}");
+    world.builds(SMALL, &[&flags[..], &[&trust("auth.example.com")]].concat(), &nobody);
     config("stale-secret");
     let output = world.build(SMALL, &["-d", "reg.example.com/app:1"], &[]);
     let log = text(&output);
