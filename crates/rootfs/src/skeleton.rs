@@ -178,7 +178,14 @@ fn read_layer(
 /// One thing that a layer says of the tree.
 enum Said {
     Gone(TreePath),
-    There { path: TreePath, meta: Meta, xattrs: Xattrs, content: Option<Vec<u8>> },
+    There {
+        path: TreePath,
+        meta: Meta,
+        xattrs: Xattrs,
+        content: Option<Vec<u8>>,
+        /// What it is another name of.
+        first: Option<TreePath>,
+    },
 }
 
 /// A layer that is read, maybe before its turn.
@@ -209,7 +216,8 @@ impl Reading<'_> {
             } else if interest.wants(&path)? {
                 let meta = meta_of(&entry);
                 let content = content(&meta, &mut tar).doing("read a layer for", path.to_string())?;
-                Said::There { path, meta, xattrs: entry.xattrs.clone(), content }
+                let first = (entry.kind == EntryKind::HardLink).then(|| TreePath::new(&entry.link));
+                Said::There { path, meta, xattrs: entry.xattrs.clone(), content, first }
             } else {
                 continue;
             };
@@ -259,8 +267,11 @@ impl Reading<'_> {
                     Err(_) => Ok(()),
                 }
             }
-            Said::There { path, meta, xattrs, content } => {
+            Said::There { path, meta, xattrs, content, first } => {
                 put(&self.root, &path, &meta, &xattrs, &mut content.as_deref().unwrap_or_default())?;
+                if let Some(first) = first {
+                    link(&self.root, &path, &first)?;
+                }
                 self.turn.state().noted.wrote(&path, &meta);
                 Ok(())
             }
@@ -345,6 +356,19 @@ fn put(
         }
     }
     dress(&directory, &name, meta, xattrs).doing("set the attributes of", path.to_string())
+}
+
+/// Makes the file at `path` another name of `first`, which its archive has no bytes of its own for. Where nobody wanted
+/// `first`, it stays as it is.
+fn link(root: &Root, path: &TreePath, first: &TreePath) -> Result<(), RootfsError> {
+    if !root.stat(first)?.is_some_and(|meta| meta.kind == Kind::File) {
+        return Ok(());
+    }
+    let from = root.directory(&first.parent().unwrap_or_default())?;
+    let into = root.directory(&path.parent().unwrap_or_default())?;
+    disk::remove_all(&into, path.name()).doing("replace", path.to_string())?;
+    rustix::fs::linkat(from, first.name(), into, path.name(), rustix::fs::AtFlags::empty())
+        .doing("link", path.to_string())
 }
 
 fn fill(file: &mut File, size: u64, content: &mut impl Read) -> io::Result<()> {
