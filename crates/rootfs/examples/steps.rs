@@ -92,7 +92,7 @@ fn copy(name: &str, snapshotter: &mut dyn Snapshotter, dir: &Path) -> Outcome<()
     for number in 0..20_000 {
         let path = TreePath::new(format!("usr/d0/e1/new{}/file{number}", number / 100));
         if number % 100 == 0 {
-            builder.mkdir_all(&path.parent().unwrap_or_default(), (0, 0), 0o755)?;
+            builder.mkdir_all(&path.parent().unwrap_or_default(), None, 0o755)?;
         }
         if builder.stat(&path)?.is_none() {
             builder.put_file(&path, &source, &meta, &[])?;

@@ -64,7 +64,7 @@ impl Unpacking<'_, '_> {
         let above = path.parent().unwrap_or_default();
         if self.builder.stat(&above)?.is_none() {
             self.refuse_dangling(&named)?;
-            self.builder.mkdir_all(&above, (0, 0), 0o755)?;
+            self.builder.mkdir_all(&above, Some((0, 0)), 0o755)?;
         }
         let meta = self.meta(entry);
         let xattrs = kept(&entry.xattrs);
@@ -300,7 +300,7 @@ mod tests {
         io::Write::write_all(&mut file, &tar.into_inner().unwrap()).unwrap();
         let into = tempfile::tempdir().unwrap();
         let mut builder = DeltaBuilder::new(into.path(), &kiln_rootfs::EmptyView).unwrap();
-        builder.mkdir_all(&TreePath::new("d"), (0, 0), 0o755).unwrap();
+        builder.mkdir_all(&TreePath::new("d"), None, 0o755).unwrap();
         let owner = Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
         unpack(&mut builder, &file, "x.tar", &TreePath::new("d"), owner).unwrap();
         assert_eq!(builder.list(&TreePath::root()).unwrap(), [b"d"]);

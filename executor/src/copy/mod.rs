@@ -207,7 +207,7 @@ pub(crate) fn make_directory(
     below: &dyn View,
     into: &Path,
 ) -> Result<Delta, CopyError> {
-    let owner = if step.owner.is_empty() { (0, 0) } else { owner::lookup(below, &step.owner).ids };
+    let owner = (!step.owner.is_empty()).then(|| owner::lookup(below, &step.owner).ids);
     let mut builder = DeltaBuilder::new(into, below)?;
     let path = resolve(&builder, &TreePath::new(&step.path))?;
     builder.mkdir_all(&path, owner, 0o755)?;

@@ -40,7 +40,7 @@ impl Placing<'_> {
         {
             return Err(CopyError::Wrong(format!("{path} is in the way: it is no directory")));
         }
-        self.builder.mkdir_all(&path, self.owner.unwrap_or((0, 0)), mode)?;
+        self.builder.mkdir_all(&path, self.owner, mode)?;
         Ok(path)
     }
 

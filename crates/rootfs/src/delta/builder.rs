@@ -203,14 +203,16 @@ impl<'a> DeltaBuilder<'a> {
         self.at(path, "set the metadata of", |stack, name| set_meta(stack.handle()?, name, meta, xattrs))
     }
 
-    /// Makes `path` and the directories above it that don't exist yet, each with this owner and mode. Those that exist
-    /// stay as they are. Gives the paths that were made.
+    /// Makes `path` and the directories above it that don't exist yet, each with this owner and mode, as mkdir(2) and then
+    /// chown(2) do: a set-group-ID directory passes that bit on, and its group where no owner is given. Without one they
+    /// belong to root. Those that exist stay as they are. Gives the paths that were made.
     pub fn mkdir_all(
         &mut self,
         path: &TreePath,
-        owner: (u32, u32),
+        owner: Option<(u32, u32)>,
         mode: u32,
     ) -> Result<Vec<TreePath>, RootfsError> {
+        const SET_GROUP_ID: u32 = 0o2000;
         let mut made = Vec::new();
         let mut at = TreePath::root();
         for name in path.components() {
@@ -221,9 +223,11 @@ impl<'a> DeltaBuilder<'a> {
                 Some(_) => return Err(not_a_directory(&at)),
                 None => {}
             }
+            let parent = self.stat(&above)?.filter(|parent| parent.mode & SET_GROUP_ID != 0);
             self.make_dir(&at)?;
             let mut meta = self.stat(&at)?.ok_or_else(|| not_there(&at))?;
-            (meta.uid, meta.gid, meta.mode) = (owner.0, owner.1, mode & 0o7777);
+            (meta.uid, meta.gid) = owner.unwrap_or((0, parent.as_ref().map_or(0, |parent| parent.gid)));
+            meta.mode = mode & 0o7777 | parent.map_or(0, |_| SET_GROUP_ID);
             self.put_dir(&at, &meta, &[])?;
             made.push(at.clone());
         }

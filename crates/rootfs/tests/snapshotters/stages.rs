@@ -168,7 +168,7 @@ fn a_delta_becomes_part_of_the_stage() {
                 .put_content(&"etc/motd".into(), &mut Cursor::new(content.as_bytes()), &meta, &[])
                 .unwrap();
             builder.remove(&"usr/lib".into()).unwrap();
-            builder.mkdir_all(&"usr/lib/new".into(), (1, 2), 0o750).unwrap();
+            builder.mkdir_all(&"usr/lib/new".into(), Some((1, 2)), 0o750).unwrap();
             let delta = builder.finish().unwrap();
             layers.push(Layer::write(&mut *delta.changes(Arc::clone(&below)).unwrap()));
             bench.snapshotter.apply(0, delta).unwrap();
@@ -229,7 +229,7 @@ fn one_step_can_hold_runs_deltas_and_cached_layers() {
         });
         let below = view(&bench, 0);
         let mut builder = DeltaBuilder::new(&bench.dir.path().join("delta"), &*below).unwrap();
-        builder.mkdir_all(&"usr/lib/sub/deep".into(), (0, 0), 0o755).unwrap();
+        builder.mkdir_all(&"usr/lib/sub/deep".into(), None, 0o755).unwrap();
         builder.remove(&"etc/first".into()).unwrap();
         let delta = builder.finish().unwrap();
         bench.snapshotter.apply(0, delta).unwrap();
@@ -377,7 +377,7 @@ fn what_the_pod_has_makes_way_where_the_image_has_a_link() {
     // A delta, or a cached layer, that puts something else there, or removes what is above it.
     let delta = |make: &dyn Fn(&mut DeltaBuilder<'_>)| {
         let mut builder = DeltaBuilder::new(&dir.path().join("delta"), &kiln_rootfs::EmptyView).unwrap();
-        builder.mkdir_all(&"var".into(), (0, 0), 0o755).unwrap();
+        builder.mkdir_all(&"var".into(), None, 0o755).unwrap();
         make(&mut builder);
         builder.finish().unwrap()
     };
