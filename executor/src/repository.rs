@@ -53,8 +53,9 @@ pub(crate) async fn digest(
 /// Checks out what `text` means, for `step`. Gives the directory whose content is copied.
 pub(crate) fn files(session: &Session, text: &str, step: &CopyStep) -> Result<PathBuf, BuildError> {
     let add = step.add.as_ref();
-    let request = request(session, text, add.and_then(|add| add.checksum.as_deref()))?;
-    let wrong = |why: &str| BuildError::other(format!("ADD {}: {why}", request.address));
+    let mut request = request(session, text, add.and_then(|add| add.checksum.as_deref()))?;
+    let address = request.address.to_string();
+    let wrong = |why: &str| BuildError::other(format!("ADD {address}: {why}"));
     let keep = match (add.and_then(|add| add.keep_git_dir), request.address.keep_git_dir) {
         (Some(flag), Some(query)) if flag != query => {
             return Err(wrong("--keep-git-dir says something else than keep-git-dir in the address"));
@@ -62,6 +63,7 @@ pub(crate) fn files(session: &Session, text: &str, step: &CopyStep) -> Result<Pa
         (flag, query) => flag.or(query).unwrap_or(false),
     };
     let found = revision(session, text, &request)?;
+    request.options.detached = keep;
     let into = tempfile::tempdir_in(session.directory("repositories")?).map_err(BuildError::other)?.keep();
     check_out(&request, &found, &into, &session.access).map_err(BuildError::other)?;
     if let Some(name) = &request.address.sub_dir {

@@ -6,6 +6,7 @@
 
 mod address;
 mod checkout;
+mod kept;
 mod line;
 mod repository;
 mod ssh;
@@ -40,6 +41,8 @@ pub struct GitOptions {
     pub submodules: bool,
     /// `insecure-skip-tls`.
     pub insecure_skip_tls: bool,
+    /// HEAD is to be the commit, and `.git` to look as BuildKit leaves it for ADD.
+    pub detached: bool,
 }
 
 impl GitOptions {
@@ -190,6 +193,9 @@ pub fn check_out(
         )));
     }
     checkout::report_pointers(&repository, into).map_err(fail)?;
+    if request.options.detached {
+        kept::settle(&repository.inner).map_err(fail)?;
+    }
     Ok(repository.progress.bytes())
 }
 

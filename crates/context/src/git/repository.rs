@@ -258,6 +258,10 @@ impl<'a> Repository<'a> {
         };
         let mut edits = Vec::new();
         let mut head = Target::Object(commit);
+        if self.request.options.detached {
+            let tag = revision.tag.as_deref().map_or(Ok(commit), id)?;
+            return self.edit(super::kept::references(self.request, revision, commit, tag)?);
+        }
         if let Some(reference) = &revision.reference {
             let full = name(reference)?;
             if let Some(branch) = reference.strip_prefix("refs/heads/") {
@@ -271,6 +275,10 @@ impl<'a> Repository<'a> {
             edits.push((full, Target::Object(target)));
         }
         edits.push((name("HEAD")?, head));
+        self.edit(edits)
+    }
+
+    fn edit(&self, edits: Vec<(FullName, Target)>) -> Result<(), String> {
         for (name, new) in edits {
             let change = Change::Update { log: LogChange::default(), expected: PreviousValue::Any, new };
             let edit = RefEdit { change, name, deref: false };
@@ -286,6 +294,10 @@ impl<'a> Repository<'a> {
             format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
         };
         let url = self.request.address.remote.to_string();
+        let path: PathBuf = self.inner.git_dir().join("config");
+        if self.request.options.detached {
+            return std::fs::write(path, super::kept::config(&url));
+        }
         let mut text = format!(
             "[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
             quoted(&url)
@@ -296,7 +308,6 @@ impl<'a> Repository<'a> {
             let merge = quoted(branch);
             text = format!("{text}[branch {name}]\n\tremote = origin\n\tmerge = {merge}\n");
         }
-        let path: PathBuf = self.inner.git_dir().join("config");
         std::fs::OpenOptions::new().append(true).open(path)?.write_all(text.as_bytes())
     }
 

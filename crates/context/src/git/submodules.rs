@@ -79,8 +79,14 @@ fn one(
     below(&repository, &into, depth + 1)?;
     parent.progress.add(repository.progress.bytes());
     drop(repository);
-    absorb(parent.inner.git_dir(), &into, name.as_bstr())
-        .map_err(|error| format!("could not move its .git folder: {error}"))
+    let git_dir = parent.inner.git_dir();
+    absorb(git_dir, &into, name.as_bstr())
+        .map_err(|error| format!("could not move its .git folder: {error}"))?;
+    if parent.request.options.detached {
+        super::kept::name_submodule(git_dir, name.as_bstr(), &request.address.remote.to_string())
+            .map_err(|error| format!("could not name it in .git/config: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Where a submodule's files go: a directory, reached without a symbolic link.
