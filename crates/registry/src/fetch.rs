@@ -70,20 +70,22 @@ impl Registry {
     ) -> Result<Option<i64>, Failed> {
         let stall = self.transport().options.retries.stall;
         let stalled = |_| Failed::later(format!("no byte came for {} s", stall.as_secs_f32()));
+        // The address may hold a signature, and the caller knows how to name it.
+        let broken = |error: reqwest::Error| Failed::later(said(&error.without_url()));
         let mut url: Url = url.parse().map_err(|error| Failed::never(format!("it is no URL: {error}")))?;
         for _ in 0..=MOST_REDIRECTS {
             let host = crate::bearer::authority(&url);
             let client = self.transport().client(&host, Direction::Pull);
             let client = client.map_err(|failure| Failed::never(failure.error.to_string()))?;
             let answer = tokio::time::timeout(stall, client.get(url.clone()).send());
-            let answer = answer.await.map_err(stalled)?.map_err(|error| Failed::later(said(&error)))?;
+            let answer = answer.await.map_err(stalled)?.map_err(broken)?;
             let status = answer.status();
             if status.is_redirection()
                 && let Some(to) = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok())
             {
                 url = url
                     .join(to)
-                    .map_err(|error| Failed::never(format!("it redirects to {to:?}: {error}")))?;
+                    .map_err(|error| Failed::never(format!("it redirects to what is no URL: {error}")))?;
                 continue;
             }
             if !status.is_success() {
@@ -94,7 +96,7 @@ impl Registry {
             let modified = modified.and_then(http_date);
             let mut body = answer.bytes_stream();
             while let Some(piece) = tokio::time::timeout(stall, body.next()).await.map_err(stalled)? {
-                let piece = piece.map_err(|error| Failed::later(said(&error)))?;
+                let piece = piece.map_err(broken)?;
                 *begun = true;
                 sink.write(&piece).map_err(|error| Failed::never(error.to_string()))?;
             }

@@ -2,7 +2,7 @@
 
 use kiln_testkit::{Fault, Route, StandIn, TestRegistry};
 
-use super::{bytes, registry};
+use super::{bytes, observed, options, registry};
 
 #[tokio::test]
 async fn a_file_that_breaks_off_or_stalls_is_fetched_again_from_its_beginning() {
@@ -25,6 +25,22 @@ async fn a_file_that_is_not_there_is_asked_for_once() {
     let why = registry().fetch_url(&url, &mut Vec::new()).await.unwrap_err();
     assert!(why.contains("404"), "{why}");
     assert_eq!(server.count(Route::Blob), 1);
+}
+
+#[tokio::test]
+async fn a_signature_in_an_address_is_in_no_message() {
+    let server = TestRegistry::start().await;
+    let digest = server.put_blob("files", bytes(1000)).digest;
+    let url = format!("{}/v2/files/blobs/{digest}?signature=hunter2", server.url());
+    let nowhere = "http://127.0.0.1:9/file?signature=hunter2".to_owned();
+    for fault in [Fault::Reset, Fault::CutAfter(10), Fault::Status(500), Fault::RedirectTo(nowhere)] {
+        server.on(Route::Blob, vec![fault.clone(); 4]);
+        let (registry, events) = observed(options());
+        let why = registry.fetch_url(&url, &mut Vec::new()).await.unwrap_err();
+        let events = format!("{:?}", events.lock().unwrap());
+        assert!(events.contains("Retrying"), "{fault:?}: {events}");
+        assert!(!why.contains("hunter2") && !events.contains("hunter2"), "{fault:?}: {why} {events}");
+    }
 }
 
 #[tokio::test]
