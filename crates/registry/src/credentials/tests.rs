@@ -354,6 +354,39 @@ async fn a_config_file_s_ecr_login_means_the_built_in_source() {
 }
 
 #[tokio::test]
+async fn known_helpers_are_built_in_where_their_programs_are_missing() {
+    let google = StandIn::start().await;
+    let path = "/computeMetadata/v1/instance/service-accounts/default/token";
+    google.answer("GET", path, 200, r#"{"access_token":"ya29.m","expires_in":300}"#);
+    let folder = tempfile::tempdir().unwrap();
+    let (host, programs) = (google.host(), folder.path().display().to_string());
+    let pairs = [("GCE_METADATA_HOST", host.as_str()), ("PATH", &programs)];
+    let with = |text: &str| {
+        let files = vec![ConfigFile::parse("config.json", text).unwrap()];
+        Credentials::new(CredentialOptions { files, helpers: Vec::new(), ..options(&pairs) })
+    };
+    for text in [
+        r#"{"credHelpers":{"eu.gcr.io":"gcr"}}"#,
+        r#"{"credHelpers":{"eu.gcr.io":"gcloud"},"credsStore":"nothere"}"#,
+        r#"{"credsStore":"gcr"}"#,
+    ] {
+        let found = with(text).find("eu.gcr.io", "a", &exchange()).await;
+        assert_eq!(basic(&found.login.unwrap()).1, "ya29.m", "{text}");
+    }
+    // They know nothing of other registries, and complain of none.
+    for name in ["gcr", "ecr-login", "acr-env"] {
+        let found = with(&format!(r#"{{"credsStore":"{name}"}}"#)).find("docker.io", "a", &exchange()).await;
+        assert!(found.login.is_none() && found.failures.is_empty(), "{name}: {found:?}");
+    }
+    let found = with(r#"{"credsStore":"nothere"}"#).find("docker.io", "a", &exchange()).await;
+    assert!(found.failures[0].1.contains("docker-credential-nothere is not in PATH"), "{found:?}");
+    // A program that is there is asked: this one only says what it was asked to do.
+    std::os::unix::fs::symlink("/bin/echo", folder.path().join("docker-credential-gcr")).unwrap();
+    let found = with(r#"{"credsStore":"gcr"}"#).find("eu.gcr.io", "a", &exchange()).await;
+    assert!(found.failures[0].1.contains("docker-credential-gcr did not answer with JSON"), "{found:?}");
+}
+
+#[tokio::test]
 async fn azure_s_identities_are_exchanged_for_the_registry_s_token() {
     let entra = StandIn::start().await;
     let registry = StandIn::start().await;
