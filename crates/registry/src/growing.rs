@@ -89,7 +89,9 @@ impl Registry {
             return Ok(false);
         };
         url.query_pairs_mut().append_pair("digest", &became.digest.to_string());
-        let ask = Ask::new(Method::PUT, To::Url(url), &scopes, &at).header(CONTENT_TYPE, OCTETS);
+        let ask = Ask::new(Method::PUT, To::Url(url), &scopes, &at)
+            .header(CONTENT_TYPE, OCTETS)
+            .commits(became.size);
         self.transport().send(place, ask).await?.success().await?;
         Ok(true)
     }

@@ -29,8 +29,10 @@ use crate::{Attempt, Event, RegistryError, challenge};
 const PROBE: Duration = Duration::from_secs(10);
 /// How many redirects are followed.
 const MOST_REDIRECTS: usize = 10;
-/// A registry may take this many times longer to take in a blob than to give a sign of life.
+/// A registry may take this many times longer to take in a blob of more than so many bytes than to give a sign of life:
+/// some copy it within their storage before they answer.
 const COMMIT_PATIENCE: u32 = 5;
+const HEAVY: u64 = 64 << 20;
 
 /// The host, if it has certificates of its own, whether its certificate is checked, and whether HTTP/2 is spoken.
 type ClientKey = (Option<String>, bool, bool);
@@ -62,6 +64,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) apart: bool,
     /// Whether it waits for one of the registry's slots.
     pub(crate) queued: bool,
+    /// How many bytes of a blob the registry has to take in before it can answer.
+    pub(crate) commits: u64,
 }
 
 /// Where a request goes.
@@ -116,11 +120,17 @@ impl<'a> Ask<'a> {
             at,
             apart: false,
             queued: true,
+            commits: 0,
         }
     }
 
     pub(crate) fn queued(mut self, queued: bool) -> Self {
         self.queued = queued;
+        self
+    }
+
+    pub(crate) fn commits(mut self, bytes: u64) -> Self {
+        self.commits = bytes;
         self
     }
 
@@ -406,23 +416,23 @@ impl Transport {
             }
         };
         let mut response = std::pin::pin!(request.send());
-        let mut seen = 0;
+        let (tick, mut silent, mut seen) = (stall / 4, Duration::ZERO, 0);
         loop {
-            let patience = match &watched {
-                Some((pace, length)) if pace.sent.load(Ordering::Relaxed) >= *length => {
-                    stall * COMMIT_PATIENCE
-                }
-                _ => stall,
-            };
-            if let Ok(response) = tokio::time::timeout(patience, response.as_mut()).await {
+            if let Ok(response) = tokio::time::timeout(tick, response.as_mut()).await {
                 return response.map_err(|error| network(ask.at, error));
             }
-            let now = watched.as_ref().map_or(0, |(pace, _)| pace.sent.load(Ordering::Relaxed));
-            let starves = watched.as_ref().is_some_and(|(pace, _)| pace.starving.load(Ordering::Relaxed));
-            if now <= seen && !starves {
+            let (mut sent, mut starves, mut all) = (0, false, true);
+            if let Some((pace, length)) = &watched {
+                sent = pace.sent.load(Ordering::Relaxed);
+                starves = pace.starving.load(Ordering::Relaxed);
+                all = sent >= *length;
+            }
+            silent = if sent > seen || starves { Duration::ZERO } else { silent + tick };
+            seen = sent;
+            let patience = if all && ask.commits > HEAVY { stall * COMMIT_PATIENCE } else { stall };
+            if silent >= patience {
                 return Err(stalled(ask.at, patience));
             }
-            seen = now;
         }
     }
 

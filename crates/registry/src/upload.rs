@@ -181,8 +181,9 @@ impl<'a> Upload<'a> {
     async fn patch(&mut self, mut session: Session, length: u64) -> Result<Outcome, Failure> {
         let end = session.offset + length;
         let url = session.detour.take().unwrap_or_else(|| session.url.clone());
-        let mut ask =
-            Ask::new(Method::PATCH, To::Url(url), &self.scopes, &self.at).header(CONTENT_TYPE, OCTETS);
+        let mut ask = Ask::new(Method::PATCH, To::Url(url), &self.scopes, &self.at)
+            .header(CONTENT_TYPE, OCTETS)
+            .commits(length);
         if session.offset > 0 || length < self.descriptor.size {
             ask = ask.header(CONTENT_RANGE, &format!("{}-{}", session.offset, end - 1));
         }
@@ -230,8 +231,9 @@ impl<'a> Upload<'a> {
             url.query_pairs_mut().append_pair("digest", &self.descriptor.digest.to_string());
             url
         });
-        let mut ask =
-            Ask::new(Method::PUT, To::Url(url), &self.scopes, &self.at).header(CONTENT_TYPE, OCTETS);
+        let mut ask = Ask::new(Method::PUT, To::Url(url), &self.scopes, &self.at)
+            .header(CONTENT_TYPE, OCTETS)
+            .commits(self.descriptor.size);
         let whole = !session.patching && self.descriptor.size > 0;
         let stream = if whole { Some(Stream::open(self, 0, self.descriptor.size)?) } else { None };
         if let Some(stream) = &stream {

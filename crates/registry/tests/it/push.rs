@@ -95,6 +95,25 @@ async fn an_upload_whose_answer_was_lost_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nobody_takes_in_counts_as_broken_in_time() {
+    let server = TestRegistry::start().await;
+    let mut options = options();
+    options.retries.push = 0;
+    options.retries.stall = std::time::Duration::from_secs(1);
+    let (registry, _) = observed(options);
+    // What is small is in the network's buffers at once, what is large never.
+    for size in [1000, 20 << 20] {
+        let (descriptor, source) = described(&bytes(size));
+        server.on(Route::UploadPut, [Fault::Stall(0)]);
+        let began = std::time::Instant::now();
+        let error = registry.push_blob(&repository(&server, "app"), &descriptor, &source).await.unwrap_err();
+        assert!(error.to_string().contains("no byte came or went for 1 s"), "{error}");
+        let took = began.elapsed().as_secs_f64();
+        assert!((1.0..2.0).contains(&took), "{size}: {took}");
+    }
+}
+
+#[tokio::test]
 async fn chunks_have_the_size_that_was_asked_for() {
     let server = TestRegistry::start().await;
     let (descriptor, source) = described(&bytes(1_000_000));
