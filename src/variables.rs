@@ -33,11 +33,14 @@ pub(crate) const VARIABLES: [(&str, &[(&str, &str)]); 8] = [
     (
         "Logins of registries",
         &[
-            ("DOCKER_CONFIG", "the folder of config.json"),
+            (
+                "DOCKER_CONFIG",
+                "the folder of config.json; without it, `.docker` of the kaniko directory and of `HOME`",
+            ),
             ("DOCKER_AUTH_CONFIG", "what stands in a config.json; comes before the file"),
             ("REGISTRY_AUTH_FILE", "podman's file of logins"),
             ("XDG_RUNTIME_DIR", "`containers/auth.json` below it is read"),
-            ("XDG_CONFIG_HOME", "`containers/auth.json` below it is read"),
+            ("XDG_CONFIG_HOME", "`containers/auth.json` below it is read; without it, below `~/.config`"),
             (
                 "KANIKO_<HOST>_USER",
                 "with `KANIKO_<HOST>_PASSWORD`: a login; the host in upper case, `.` and `-` as `_`, or a parent domain of it",
