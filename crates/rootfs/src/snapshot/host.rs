@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, Mode, openat};
 
 use super::directory::copy_tree;
+use super::record::RecordReader;
+use super::restore::restore;
 use super::tracked::Tracked;
 use super::way::{self, Moved};
 use super::{BaseLayer, SnapshotOptions, Snapshotter, Tree, save, unpack};
@@ -30,8 +32,11 @@ pub const HOST_IGNORED: [&str; 5] = ["/proc", "/dev", "/sys", "/etc/mtab", "/tmp
 /// What is left of a stage that no longer has the tree.
 struct Saved {
     path: PathBuf,
-    /// The records of the whole tree, if it was saved whole.
+    /// If it was saved whole: the records of the tree that it is a copy of, as that was last.
     records: Option<File>,
+    /// What was ignored, and what had made way.
+    ignore: IgnorePaths,
+    moved: Vec<Moved>,
 }
 
 /// Builds one stage after another in the same root. One thread at a time: there is one tree.
@@ -177,12 +182,28 @@ impl Host {
         let saved = self.saved.get(&from).ok_or_else(|| super::no_such_stage(from))?;
         let records = saved.records.as_ref().ok_or_else(|| super::not_saved(from))?;
         let fail = |error| failed("read the records of", bytes(&saved.path), error);
-        let (records, path) = (records.try_clone().map_err(fail)?, saved.path.clone());
-        self.empty()?;
-        copy_tree(handle(&path)?, &self.root, &self.options)?;
-        let in_the_way = way::in_the_way(&Root::open(&path)?, &Root::open(&self.root)?, &self.ignore)?;
-        self.make_way(in_the_way)?;
-        let tracked = Tracked::copied(self.root.clone(), self.scans()?, self.options.clone(), records)?;
+        let clone = || records.try_clone().map_err(fail);
+        let (path, before, records) = (saved.path.clone(), clone()?, clone()?);
+        let same_places = self.moved == saved.moved && self.options.ignore == saved.ignore;
+        if same_places && self.options.stable_inodes {
+            self.current = None;
+            let before = RecordReader::new(before).map_err(fail)?;
+            restore(handle(&self.root)?, handle(&path)?, before, &self.options.ignore)
+                .map_err(|error| failed("restore from what was saved", bytes(&path), error))?;
+        } else {
+            self.empty()?;
+            copy_tree(handle(&path)?, &self.root, &self.options)?;
+            let in_the_way = way::in_the_way(&Root::open(&path)?, &Root::open(&self.root)?, &self.ignore)?;
+            self.make_way(in_the_way)?;
+        }
+        let mut tracked = Tracked::copied(self.root.clone(), self.scans()?, self.options.clone(), records)?;
+        // The next stage that begins there may find most of it untouched.
+        let records = tracked.settle()?;
+        tracked.pass_the_moment()?;
+        if let Some(saved) = self.saved.get_mut(&from) {
+            saved.records = Some(records);
+            (saved.ignore, saved.moved) = (self.options.ignore.clone(), self.moved.clone());
+        }
         self.current = Some((stage, tracked));
         Ok(())
     }
@@ -198,7 +219,11 @@ impl Host {
     fn leave(&mut self, stage: usize, keep: &[TreePath]) -> Result<(), RootfsError> {
         let whole = keep.iter().any(TreePath::is_root);
         let tracked = self.current(stage)?;
-        let records = if whole { Some(tracked.settle()?) } else { None };
+        let mut records = None;
+        if whole {
+            records = Some(tracked.settle()?);
+            tracked.pass_the_moment()?;
+        }
         let from = tracked.handle()?;
         if keep.is_empty() {
             return Ok(());
@@ -210,7 +235,8 @@ impl Host {
             save::save(&from, &handle(&path)?, keep, &self.options.ignore)
                 .map_err(|error| failed("save what later stages want in", bytes(&path), error))?;
         }
-        self.saved.insert(stage, Saved { path, records });
+        let (ignore, moved) = (self.options.ignore.clone(), self.moved.clone());
+        self.saved.insert(stage, Saved { path, records, ignore, moved });
         Ok(())
     }
 

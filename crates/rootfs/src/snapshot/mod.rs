@@ -12,6 +12,7 @@ mod log;
 mod mountinfo;
 mod overlay;
 mod record;
+mod restore;
 mod save;
 mod scan;
 mod spool;

@@ -125,6 +125,12 @@ impl Tracked {
         self.next = None;
     }
 
+    /// Waits until what changes from now on can be told from the records.
+    pub(crate) fn pass_the_moment(&self) -> Result<(), RootfsError> {
+        let waited = wait_past(self.latest, self.handle()?, &self.scratch);
+        waited.map(drop).map_err(|error| failed("ask for the time of", self.name(), error))
+    }
+
     /// Opens a step, unless one is open. Brings the records up to date first, and waits for the clock to move on.
     pub(crate) fn begin(&mut self) -> Result<(), RootfsError> {
         if self.open.is_none() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_rootfs::{DeltaBuilder, View, Whiteouts};
+use kiln_rootfs::{DeltaBuilder, TreePath, View, Whiteouts};
 use proptest::prelude::*;
 
 use crate::bench::{Bench, Layer, Rung, rungs, view_of};
@@ -116,6 +116,57 @@ fn run(rung: Rung, steps: &[Step]) -> Vec<Layer> {
 fn shown(view: &dyn View) -> Vec<String> {
     let own = |line: &String| line.starts_with("/proc") || line.starts_with("/etc ");
     lines_of(view).into_iter().filter(|line| !own(line)).collect()
+}
+
+/// All that can be seen of a tree, the times of directories too.
+fn exactly(view: &dyn View) -> Vec<String> {
+    let mut lines = lines_of(view);
+    let mut waiting = vec![TreePath::root()];
+    while let Some(path) = waiting.pop() {
+        let meta = view.stat(&path).unwrap().unwrap();
+        lines.push(format!("{path} {:?}", meta.mtime));
+        if meta.is_dir() {
+            waiting.extend(view.list(&path).unwrap().iter().map(|name| path.join(name)));
+        }
+    }
+    lines
+}
+
+/// Lets stage after stage begin where stage 0 ended, each with steps of its own, on the rung that has one tree.
+fn begin_again(base: &Step, first: &Step, others: &[Step]) {
+    let mut bench = Bench::new(Rung::Host);
+    let directory = bench.fresh("base");
+    let mut model = Model::default();
+    plan(&mut model, base).iter().for_each(|(op, before, _)| perform(&directory, op, before));
+    model.commit();
+    bench.base(0, &[Layer::of(&directory)]);
+    let planned = plan(&mut model, first);
+    bench.run(0, |root| planned.iter().for_each(|(op, before, _)| perform(root, op, before)));
+    model.commit();
+    bench.snapshotter.leave(0, &[TreePath::root()]).unwrap();
+    let was = exactly(&*bench.snapshotter.view(0).unwrap());
+    for (number, step) in others.iter().enumerate() {
+        let stage = number + 1;
+        bench.snapshotter.fork(stage, 0).unwrap();
+        assert_eq!(exactly(&*bench.snapshotter.view(stage).unwrap()), was, "stage {stage}");
+        let mut model = model.clone();
+        let planned = plan(&mut model, step);
+        bench.run(stage, |root| planned.iter().for_each(|(op, before, _)| perform(root, op, before)));
+        let shown = shown(&*bench.snapshotter.view(stage).unwrap());
+        assert_eq!(shown, model.lines(), "stage {stage} after {planned:?}");
+        bench.snapshotter.leave(stage, &[]).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_stage_that_begins_where_another_ended_finds_that_tree(
+        base in step(), first in step(), others in prop::collection::vec(step(), 3..5),
+    ) {
+        begin_again(&base, &first, &others);
+    }
 }
 
 proptest! {

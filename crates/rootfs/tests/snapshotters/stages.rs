@@ -125,6 +125,69 @@ fn a_fork_goes_its_own_way() {
 }
 
 #[test]
+fn a_stage_that_begins_where_another_ended_gets_back_what_was_touched_and_no_more() {
+    let (_dir, base) = small_base();
+    let mut bench = Bench::new(Rung::Host);
+    bench.base(0, std::slice::from_ref(&base));
+    bench.run(0, |root| {
+        for name in ["left alone", "rewritten", "one name", "secretly rewritten"] {
+            fs::write(root.join(name), "1").unwrap();
+            set_mtime(&root.join(name), 7);
+        }
+        fs::hard_link(root.join("one name"), root.join("other name")).unwrap();
+    });
+    bench.snapshotter.leave(0, &[TreePath::root()]).unwrap();
+    let root = bench.dir.path().join("root");
+    let inode = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
+    let (left, shared) = (inode("left alone"), inode("one name"));
+    let spoil = |root: &Path| {
+        fs::write(root.join("rewritten"), "2").unwrap();
+        // The same length, and the old time given back.
+        fs::write(root.join("secretly rewritten"), "2").unwrap();
+        set_mtime(&root.join("secretly rewritten"), 7);
+        fs::write(root.join("other name"), "2").unwrap();
+        fs::remove_file(root.join("etc/motd")).unwrap();
+        fs::create_dir_all(root.join("etc/motd/is a directory now")).unwrap();
+        fs::write(root.join("new"), "2").unwrap();
+    };
+    for stage in 1..4 {
+        bench.snapshotter.fork(stage, 0).unwrap();
+        for name in ["left alone", "rewritten", "one name", "other name", "secretly rewritten"] {
+            assert_eq!(fs::read(root.join(name)).unwrap(), b"1", "stage {stage}, {name}");
+        }
+        assert_eq!(fs::read(root.join("etc/motd")).unwrap(), b"hello", "stage {stage}");
+        assert!(!root.join("new").exists(), "stage {stage}");
+        assert_eq!(inode("left alone"), left, "stage {stage}: it was copied");
+        assert_eq!(inode("one name"), inode("other name"), "stage {stage}: two files now");
+        assert_eq!(inode("one name") == shared, stage == 1, "stage {stage}");
+        let layer = bench.run(stage, spoil);
+        let mut names = layer.names();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "etc",
+                "etc/motd",
+                "etc/motd/is a directory now",
+                "new",
+                "one name",
+                "other name",
+                "rewritten",
+                "secretly rewritten",
+            ],
+            "stage {stage}"
+        );
+        bench.snapshotter.leave(stage, &[]).unwrap();
+    }
+    // What comes from elsewhere in between takes nothing away.
+    bench.base(8, &[]);
+    bench.snapshotter.leave(8, &[]).unwrap();
+    bench.snapshotter.fork(9, 0).unwrap();
+    assert_eq!(text(&*view(&bench, 9), "etc/motd"), "hello");
+    assert_eq!(text(&*view(&bench, 9), "rewritten"), "1");
+}
+
+#[test]
 fn what_later_stages_want_outlives_the_stage_with_the_links_that_lead_there() {
     let (_dir, base) = small_base();
     for rung in rungs() {
