@@ -340,7 +340,24 @@ impl StageWork {
             Op::Run(step) => run(step),
             Op::Copy(_) | Op::MakeDirectory(_) => self.place_files(step, number, layers, bare, single),
         };
-        result.map_err(|error| self.blame(step.span, error))
+        result.map_err(|error| match error {
+            BuildError::Other(cause) => self.session.at(step.span, cause, self.hint_of_the_pods(step)),
+            other => other,
+        })
+    }
+
+    /// What to do where a step can't copy what an earlier stage wrote in a place that belongs to the pod.
+    fn hint_of_the_pods(&self, step: &Step) -> Option<String> {
+        let Op::Copy(copy) = &step.op else { return None };
+        let trees = self.trees.as_deref().filter(|_| matches!(copy.from, TreeSource::Stage(_)))?;
+        let path = copy.sources.iter().find_map(|source| match source {
+            CopySource::Path(word) if trees.is_pods(&TreePath::new(word)) => Some(word),
+            _ => None,
+        })?;
+        Some(format!(
+            "{path} belongs to the pod on rung root: what a stage writes there is no part of it; write it to another \
+             directory, mount the pod's volume elsewhere, or use another rung"
+        ))
     }
 
     /// COPY, ADD and WORKDIR.
@@ -451,7 +468,7 @@ impl StageWork {
                 Ok(ContextTree { view: Arc::new(EmptyView), place: "an empty tree".to_owned() })
             }
             TreeSource::Stage(place) => {
-                let view = self.trees_in_use()?.snapshotter().view(*place).map_err(BuildError::other)?;
+                let view = self.trees_in_use()?.view_of_stage(*place)?;
                 let stage = &self.plan.stages[*place];
                 let name = stage.name.clone().unwrap_or_else(|| stage.number.to_string());
                 Ok(ContextTree { view, place: format!("the stage {name}") })

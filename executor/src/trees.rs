@@ -124,6 +124,15 @@ impl Trees {
         self.pod.is_ignored(path)
     }
 
+    /// The tree of the stage at `place` without what belongs to the pod, for copying out of it.
+    pub(crate) fn view_of_stage(&self, place: usize) -> Result<Arc<dyn View>, BuildError> {
+        match &self.snapshotter {
+            Keeper::Apart(snapshotter) => snapshotter.view(place),
+            Keeper::Host(host) => host.view_without(place, &self.pod),
+        }
+        .map_err(BuildError::other)
+    }
+
     /// Whether stages can be built side by side.
     pub(crate) fn parallel(&self) -> bool {
         self.enclosure.rung() != Rung::Root

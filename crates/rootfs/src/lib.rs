@@ -30,6 +30,7 @@ pub use delta::{Delta, DeltaBuilder};
 pub use entries::{LayerEntry, LayerWhat, entries};
 pub use error::RootfsError;
 pub use extract::{ExtractOptions, Extracted, Record, Whiteouts, extract};
+pub(crate) use ignore_paths::HidingView;
 pub use ignore_paths::IgnorePaths;
 pub use interest::Interest;
 pub use kiln_oci::media_type::Compression;

@@ -24,7 +24,9 @@ use crate::delta::dir_stack::DIRECTORY;
 use crate::delta::disk::remove_all;
 use crate::delta::failed;
 use crate::extract::InTheWay;
-use crate::{ChangeSource, Delta, DirectoryView, IgnorePaths, Root, RootfsError, TreePath, View, remove};
+use crate::{
+    ChangeSource, Delta, DirectoryView, HidingView, IgnorePaths, Root, RootfsError, TreePath, View, remove,
+};
 
 /// What is never part of an image on this rung, besides mounts and Kiln's own directories. Components may be globs.
 pub const HOST_IGNORED: [&str; 5] = ["/proc", "/dev", "/sys", "/etc/mtab", "/tmp/apt-key-gpghome*"];
@@ -83,6 +85,14 @@ impl HostSnapshotter {
         let from = handle(&host.scratch.join("p").join("tree"))?;
         host.empty()?;
         copy_tree(from, &host.root, &host.options)
+    }
+
+    /// The tree of `stage` as it is now, without what `ignore` matches. A stage that was left is saved without it anyway.
+    pub fn view_without(&self, stage: usize, ignore: &IgnorePaths) -> Result<Arc<dyn View>, RootfsError> {
+        let host = self.host();
+        let view = host.view(stage)?;
+        let is_there = host.current.as_ref().is_some_and(|(current, _)| *current == stage);
+        Ok(if is_there { Arc::new(HidingView::new(view, ignore.clone())) } else { view })
     }
 
     /// Removes everything in the tree that is not ignored. No stage has the tree then.
