@@ -140,7 +140,7 @@ fn named(mut failure: Failure, server: &str) -> Failure {
         RegistryError::Unreachable { why, .. } => *why = format!("the token server {server}: {why}"),
         // It is that server's authority that has to be given.
         RegistryError::Certificate { at, why } => {
-            at.host = server.to_owned();
+            server.clone_into(&mut at.host);
             *why = format!("{why} (it is the registry's token server)");
         }
         RegistryError::Protocol { what, .. } => *what = format!("the token server {server}: {what}"),
