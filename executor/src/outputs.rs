@@ -167,7 +167,8 @@ async fn push_layer(
     let sent = match origin {
         LayerOrigin::Image(source) => {
             // Where no step wanted the layer, it needn't lie on this machine.
-            if let Some(relay) = source.relay().filter(|_| transit == Transit::Through) {
+            let through = transit == Transit::Through && !goes_to_several(session);
+            if let Some(relay) = source.relay().filter(|_| through) {
                 match registry.send_blob(to, layer, &relay).await {
                     // There may be other mirrors.
                     Err(_) if relay.has_failed() => {}
@@ -182,6 +183,14 @@ async fn push_layer(
         }
     };
     sent.map_err(BuildError::other)
+}
+
+/// Whether the image goes to several registries: what comes from elsewhere is then fetched once, to this machine, and not
+/// for each of them.
+fn goes_to_several(session: &Session) -> bool {
+    let mut hosts = session.request.output.destinations.iter().map(|name| name.repository.host());
+    let first = hosts.next();
+    hosts.any(|host| Some(host) != first)
 }
 
 /// Whether the layer could be had from another repository of the registry, so that it needn't be sent.
@@ -205,6 +214,10 @@ async fn send_cached(
     let lost = || BuildError::Lost { digest: hit.digest.clone() };
     let sent = match session.cache.locate(hit, &session.blobs).await.ok_or_else(lost)? {
         HitBytes::Here(blob) => {
+            session.registry.send_blob(to, layer, &FileSource(blob.path().to_owned())).await
+        }
+        HitBytes::There(_) if goes_to_several(session) => {
+            let blob = session.bring(hit).await?;
             session.registry.send_blob(to, layer, &FileSource(blob.path().to_owned())).await
         }
         HitBytes::There(relay) => match session.registry.send_blob(to, layer, &relay).await {

@@ -101,6 +101,32 @@ fn a_base_of_another_registry_comes_once_for_two_repositories() {
 }
 
 #[test]
+fn what_comes_from_elsewhere_comes_once_for_two_registries() {
+    let site = site(TestRegistry::builder());
+    let start = || site.runtime.block_on(TestRegistry::start());
+    let (origin, other) = (start(), start());
+    let base = format!("{}/base:1", origin.host());
+    site.work.builds("FROM scratch\nADD base.tar /\nENV PATH=/bin\n", &["-d", &base]);
+    let dockerfile = format!("FROM {base}\nRUN seq 1 100000 > /numbers\n");
+    let cache = format!("--cache-repo={}/cache", origin.host());
+    let flags = ["--cache", &cache, "--no-push"];
+    site.work.builds(&dockerfile, &flags);
+    origin.forget();
+    let names = [site.name("a"), format!("{}/a:1", other.host())];
+    let log = site.work.builds(&dockerfile, &[&flags[..2], &["-d", &names[0], "-d", &names[1]]].concat());
+    assert!(log.contains("Using caching version"), "{log}");
+    let layers = site.layers(&["a"]);
+    assert_eq!(layers.len(), 2);
+    for layer in &layers {
+        assert!(other.blob("a", layer).is_some());
+        let seen = origin.seen().into_iter();
+        let fetched =
+            seen.filter(|seen| seen.route == Route::Blob && seen.path.ends_with(&layer.to_string()));
+        assert_eq!(fetched.count(), 1, "{layer}: {:?}", origin.seen());
+    }
+}
+
+#[test]
 fn two_registries_each_get_the_whole_image() {
     let site = site(TestRegistry::builder());
     let other = site.runtime.block_on(TestRegistry::start());
