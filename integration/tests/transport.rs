@@ -195,6 +195,29 @@ fn a_fault_of_a_token_server_is_overcome_or_one_clear_error() {
 }
 
 #[test]
+fn a_token_that_is_refused_in_the_middle_of_an_upload_is_renewed() {
+    let tokens = TokenServer::start_hasty(2);
+    let setup = Setup { tokens: Some((&tokens.realm, &tokens.certificate)), ..Setup::default() };
+    let (registry, work) = (Registry::with(&setup), Work::new(&[]));
+    let proxy = Faulty::start(&registry.host);
+    let entry = serde_json::json!({"username": LOGIN.0, "password": LOGIN.1});
+    let config = serde_json::json!({"auths": {&proxy.host: &entry, &registry.host: &entry}});
+    work.file("docker/config.json", &config.to_string());
+    work.bench.file("f", &noise(2_000_000));
+    // Half a megabyte in two and a half seconds.
+    for _ in 0..3 {
+        proxy.on("PATCH", "/uploads/", Wrong::SlowRequest(10_000));
+    }
+    let image = format!("{}/team/app:1", proxy.host);
+    work.builds(SMALL, &["-d", &image, "--push-chunk-size=500000"]);
+    assert!(proxy.is_done());
+    let scope = "repository:team/app:pull,push".to_owned();
+    let asked = tokens.asked().into_iter().filter(|asked| asked.scopes.contains(&scope)).count();
+    assert!(asked >= 4, "one to begin with, and one for each chunk after a slow one: {asked}");
+    work.builds(&format!("FROM {}/team/app:1\nCOPY f /g\n", registry.host), &["--no-push"]);
+}
+
+#[test]
 fn a_registry_that_names_a_time_is_asked_again_then() {
     let (registry, work) = (Registry::start(), Work::new(&[]));
     work.bench.file("f", "1");
