@@ -1,6 +1,6 @@
 //! `RUN --mount`: what each option means on this machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -126,16 +126,20 @@ fn copied(work: &StageWork, view: &Arc<dyn View>, path: &TreePath) -> Result<Pat
     let room = work.session.directory("binds")?;
     let into = tempfile::tempdir_in(room).map_err(BuildError::other)?.keep();
     let mut builder = DeltaBuilder::new(&into, &EmptyView).map_err(BuildError::other)?;
-    copy_into(&mut builder, view.as_ref(), path, &TreePath::new("x"))?;
+    copy_into(&mut builder, view.as_ref(), path, &TreePath::new("x"), &mut Links::new())?;
     builder.finish().map_err(BuildError::other)?;
     Ok(into.join("x"))
 }
+
+/// The first copy of each file with several names.
+type Links = HashMap<(u64, u64), TreePath>;
 
 fn copy_into(
     builder: &mut DeltaBuilder<'_>,
     view: &dyn View,
     from: &TreePath,
     to: &TreePath,
+    links: &mut Links,
 ) -> Result<(), BuildError> {
     let Some(meta) = view.stat(from).map_err(BuildError::other)? else { return Ok(()) };
     let xattrs = view.xattrs(from).map_err(BuildError::other)?;
@@ -143,12 +147,18 @@ fn copy_into(
         Kind::Directory => {
             builder.put_dir(to, &meta, &xattrs).map_err(BuildError::other)?;
             for name in view.list(from).map_err(BuildError::other)? {
-                copy_into(builder, view, &from.join(&name), &to.join(&name))?;
+                copy_into(builder, view, &from.join(&name), &to.join(&name), links)?;
             }
             // Again, for its time: what came into it has moved that.
             builder.put_dir(to, &meta, &xattrs).map_err(BuildError::other)
         }
         Kind::File => {
+            if meta.nlink > 1 {
+                if let Some(first) = links.get(&meta.inode) {
+                    return builder.hardlink(to, first).map_err(BuildError::other);
+                }
+                links.insert(meta.inode, to.clone());
+            }
             let file = view.open(from).map_err(BuildError::other)?;
             builder.put_file(to, &file, &meta, &xattrs).map_err(BuildError::other)
         }
@@ -183,7 +193,7 @@ fn cache(work: &StageWork, mount: &RunMount, caches: &mut Caches, lent: &mut Len
     let name = cache_name(mount);
     let path = match caches.get(&name) {
         Some(path) => path.clone(),
-        None => cache_directory(work, mount, name.clone(), lent)?,
+        None => cache_directory(work, mount, &name, lent)?,
     };
     caches.insert(name, path.clone());
     let source = MountSource::Bind { path, readonly: mount.mount.readonly };
@@ -195,24 +205,24 @@ fn cache(work: &StageWork, mount: &RunMount, caches: &mut Caches, lent: &mut Len
 fn cache_directory(
     work: &StageWork,
     mount: &RunMount,
-    name: String,
+    name: &str,
     lent: &mut Lent,
 ) -> Result<PathBuf, BuildError> {
     let root = &work.session.request.cache.mounts;
     let doing = |path: &Path, source| BuildError::Write { path: path.to_owned(), source };
-    let mut directory = root.join(&name).join("files");
-    fs::create_dir_all(root.join(&name)).map_err(|error| doing(&directory, error))?;
+    let mut directory = root.join(name).join("files");
+    fs::create_dir_all(root.join(name)).map_err(|error| doing(&directory, error))?;
     if mount.mount.sharing == Some(Sharing::Private) {
         let mut number = 0;
-        let mut path = root.join(&name).join("lock");
+        let mut path = root.join(name).join("lock");
         let own = loop {
             let own = File::create(&path).map_err(|error| doing(&path, error))?;
             if flock(&own, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK) {
                 break own;
             }
             number += 1;
-            directory = root.join(&name).join(format!("files-{number}"));
-            path = root.join(&name).join(format!("lock-{number}"));
+            directory = root.join(name).join(format!("files-{number}"));
+            path = root.join(name).join(format!("lock-{number}"));
         };
         lent.kept.push(own);
     }
@@ -221,8 +231,8 @@ fn cache_directory(
         && mount.source == TreeSource::Empty
         && directory.ends_with("files")
     {
-        let lock = root.join(&name).join("lock");
-        crate::mount_cache::begin(session, work.platform(), &name, &directory, &lock)?;
+        let lock = root.join(name).join("lock");
+        crate::mount_cache::begin(session, work.platform(), name, &directory, &lock)?;
     }
     if !directory.exists() {
         begin_cache(work, mount, &directory)?;
@@ -268,7 +278,7 @@ fn begin_cache(work: &StageWork, mount: &RunMount, directory: &Path) -> Result<(
             // Another file system: copied again.
             let view = kiln_rootfs::DirectoryView::open(&made).map_err(BuildError::other)?;
             let mut builder = DeltaBuilder::new(directory, &EmptyView).map_err(BuildError::other)?;
-            copy_into(&mut builder, &view, &TreePath::root(), &TreePath::root())?;
+            copy_into(&mut builder, &view, &TreePath::root(), &TreePath::root(), &mut Links::new())?;
             return builder.finish().map(|_| ()).map_err(BuildError::other);
         }
     }

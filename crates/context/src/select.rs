@@ -95,14 +95,11 @@ fn plain(
     })
 }
 
-/// Finds what a path with wildcards matches: the path as it was matched, where that is once links are followed, and what
-/// is there, if anything is. The directory above the first wildcard has to be there.
-fn globbed(
-    view: &dyn View,
-    path: &TreePath,
-    word: &str,
-    found: &mut dyn FnMut(&TreePath, TreePath, Option<Meta>) -> Result<(), ContextError>,
-) -> Result<(), ContextError> {
+/// Hears of what a wildcard matched: the path as it was matched, where that is once links are followed, and what is there.
+type Found<'f> = dyn FnMut(&TreePath, TreePath, Option<Meta>) -> Result<(), ContextError> + 'f;
+
+/// Finds what a path with wildcards matches. The directory above the first wildcard has to be there.
+fn globbed(view: &dyn View, path: &TreePath, word: &str, found: &mut Found<'_>) -> Result<(), ContextError> {
     let parts: Vec<&[u8]> = path.components().collect();
     let wild = parts.iter().position(|part| has_wildcard(part)).unwrap_or(parts.len());
     let fixed = parts[..wild].iter().fold(TreePath::root(), |path, part| path.join(part));

@@ -361,7 +361,7 @@ fn put(
 /// Makes the file at `path` another name of `first`, which its archive has no bytes of its own for. Where nobody wanted
 /// `first`, it stays as it is.
 fn link(root: &Root, path: &TreePath, first: &TreePath) -> Result<(), RootfsError> {
-    if !root.stat(first)?.is_some_and(|meta| meta.kind == Kind::File) {
+    if root.stat(first)?.is_none_or(|meta| meta.kind != Kind::File) {
         return Ok(());
     }
     let from = root.directory(&first.parent().unwrap_or_default())?;
