@@ -137,7 +137,9 @@ fn begin_again(base: &Step, first: &Step, others: &[Step]) {
     let mut bench = Bench::new(Rung::Host);
     let directory = bench.fresh("base");
     let mut model = Model::default();
-    plan(&mut model, base).iter().for_each(|(op, before, _)| perform(&directory, op, before));
+    for (op, before, _) in plan(&mut model, base) {
+        perform(&directory, &op, &before);
+    }
     model.commit();
     bench.base(0, &[Layer::of(&directory)]);
     let planned = plan(&mut model, first);
