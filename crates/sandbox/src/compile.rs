@@ -35,7 +35,8 @@ const MASKED: [&str; 11] = [
 ];
 
 /// What is shut to the step in the folder of its supervisor, which has rights that the step lacks. Docker's process 1 is the
-/// step itself: there a search of the whole tree comes across nothing that it may not read.
+/// step itself: there a search of the whole tree comes across nothing that it may not read. Where the step sees the pod's
+/// processes, the same goes for each of them ([`What::ShutProcesses`]).
 const SHUT: [&str; 2] = ["/proc/1/fdinfo", "/proc/1/task/1/fdinfo"];
 
 /// What docker makes read-only in /proc.
@@ -177,6 +178,11 @@ fn surroundings(enclosure: Enclosure) -> Vec<Action> {
         actions.push(inside(path, call, Missing::Nothing, What::Symlink { to: to.to_owned() }));
     }
     let shut = if enclosure.pids { &SHUT[..] } else { &[] };
+    if !enclosure.pids {
+        let call = "shutting the pod's processes".to_owned();
+        let action = inside("/proc", call, Missing::Nothing, What::ShutProcesses);
+        actions.push(Action { optional: true, ..action });
+    }
     for path in MASKED.iter().chain(shut) {
         let action = inside(path, format!("masking {path}"), Missing::Nothing, What::Mask);
         actions.push(Action { optional: true, ..action });

@@ -81,6 +81,8 @@ pub(crate) enum What {
     Mask,
     /// Makes a file or directory read-only, if it is there.
     Readonly,
+    /// Shuts what is in /proc of the processes that there are: their threads and descriptors.
+    ShutProcesses,
     /// Makes a symlink, in a file system that an earlier action mounted.
     Symlink { to: CString },
     /// Probes: does something to the target.

@@ -93,6 +93,12 @@ impl Enclosure {
     pub fn own_pids(&self) -> bool {
         self.pids
     }
+
+    /// The same with the pod's processes in sight, as where no process namespace can be had.
+    #[must_use]
+    pub fn with_the_pods_processes(self) -> Self {
+        Self { pids: false, ..self }
+    }
 }
 
 impl fmt::Display for Enclosure {

@@ -4,16 +4,20 @@
 //! redirect one, and every kernel and seccomp profile that knows mount(2) will do.
 
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::plan::{Action, Check, Contents, Failure, Layers, Place, Plan, RootPlan, What};
 use crate::sys;
 use crate::target::{self, Missing, Stubs};
-use crate::text::{Text, path_of};
+use crate::text::{Text, number, path_of};
+
+/// More processes than this are no pod's: a step sees the rest as they are.
+const MOST_PROCESSES: u32 = 256;
 
 /// Most lower directories that overlayfs takes.
 const MOST_LAYERS: usize = 500;
@@ -98,6 +102,7 @@ impl Surroundings {
                 return rustix::fs::symlinkat(to.as_c_str(), self.root.as_fd(), place.as_c_str());
             }
             What::Check(check) => return try_out(self.root.as_fd(), &place, *check),
+            What::ShutProcesses => return self.shut_processes(&place),
             _ => {}
         }
         let target = target::open_path(self.root.as_fd(), &place)?;
@@ -123,9 +128,7 @@ impl Surroundings {
             What::Mask => {
                 let stat = rustix::fs::fstat(&target)?;
                 if FileType::from_raw_mode(stat.st_mode).is_dir() {
-                    let flags =
-                        MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-                    rustix::mount::mount(c"none", here.as_c_str(), c"tmpfs", flags, c"size=0k,nr_inodes=2")?;
+                    mount_nothing(&here)?;
                 } else {
                     rustix::mount::mount_bind(c"/dev/null", here.as_c_str())?;
                 }
@@ -134,10 +137,36 @@ impl Surroundings {
                 rustix::mount::mount_bind_recursive(here.as_c_str(), here.as_c_str())?;
                 self.make_readonly(&place)?;
             }
-            What::Symlink { .. } | What::Check(_) => {}
+            What::Symlink { .. } | What::Check(_) | What::ShutProcesses => {}
         }
         if !action.inside {
             self.mounted.push(place);
+        }
+        Ok(())
+    }
+
+    /// Puts empty directories over the threads and the descriptors of the processes in `proc`. One that ends meanwhile, or that
+    /// can't be shut, is left as it is.
+    fn shut_processes(&self, proc: &Text) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(self.root(), proc.as_c_str(), flags, Mode::empty())?;
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(directory.as_fd(), &mut buffer);
+        let mut left = MOST_PROCESSES;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if number(name).is_none() || left == 0 {
+                continue;
+            }
+            left -= 1;
+            for inner in [b"task".as_slice(), b"fdinfo"] {
+                let mut path = proc.clone();
+                path.push(name)?;
+                path.push(inner)?;
+                let shut = || mount_nothing(&path_of(target::open_path(self.root(), &path)?.as_fd())?);
+                let _ = shut();
+            }
         }
         Ok(())
     }
@@ -196,6 +225,12 @@ impl Surroundings {
         rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
         rustix::process::chdir(c"/")
     }
+}
+
+/// Mounts an empty directory that stays empty.
+fn mount_nothing(here: &Text) -> Result<(), Errno> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount(c"none", here.as_c_str(), c"tmpfs", flags, c"size=0k,nr_inodes=2")
 }
 
 /// Whether a path lies below another; both are relative to the root, without links.

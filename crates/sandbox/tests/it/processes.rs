@@ -51,6 +51,19 @@ fn a_whole_family_of_daemons_is_ended() {
     }
 }
 
+/// A search of the whole tree fails if there is something that it may not list: `find /` in a RUN did.
+#[test]
+fn nothing_of_the_supervisor_is_there_that_can_not_be_listed() {
+    for stage in Stage::each_mounting() {
+        for enclosure in [stage.enclosure, stage.enclosure.with_the_pods_processes()] {
+            let mut request = stage.request("busybox find /proc/$PPID > /dev/null");
+            request.enclosure = enclosure;
+            let ran = ran(request).unwrap();
+            assert_eq!(ran.exit, Exit::Code(0), "{enclosure}: {}", ran.stderr);
+        }
+    }
+}
+
 #[test]
 fn a_step_that_kills_its_supervisor_gains_nothing_by_it() {
     for stage in Stage::every() {
