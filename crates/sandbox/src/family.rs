@@ -162,16 +162,28 @@ pub(crate) fn reap_strays() {
     });
 }
 
-/// Whether a process is in the mount namespace with this inode, as far as Kiln may know.
-fn is_inside(pid: Pid, namespace: u32) -> bool {
+/// The mount namespace of a process, if it has the number that the process said and Kiln may look.
+///
+/// Numbers are given again at once: only while a namespace is open does its number mean this one.
+pub(crate) fn namespace_of(pid: Pid, said: u32) -> Option<OwnedFd> {
     let path = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
-    rustix::fs::stat(path).is_ok_and(|stat| stat.st_ino == u64::from(namespace))
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&namespace).ok()?;
+    (stat.st_ino == u64::from(said)).then_some(namespace)
 }
 
-/// Kiln, after a step whose supervisor was killed: ends whoever is left in the step's session or mount namespace.
-pub(crate) fn end_orphans(supervisor: Pid, namespace: Option<u32>) {
+/// Whether a process is in the mount namespace with this number, as far as Kiln may know.
+fn is_inside(pid: Pid, namespace: u64) -> bool {
+    let path = format!("/proc/{}/ns/mnt", pid.as_raw_nonzero());
+    rustix::fs::stat(path).is_ok_and(|stat| stat.st_ino == namespace)
+}
+
+/// Kiln, after a step whose supervisor was killed: ends whoever is left in the step's session or mount namespace. The
+/// supervisor has ended, and isn't reaped yet: its id is the session's.
+pub(crate) fn end_orphans(supervisor: Pid, namespace: Option<&OwnedFd>) {
     let Some(proc) = Family::prepare().proc else { return };
     let session = supervisor.as_raw_nonzero().get();
+    let namespace = namespace.and_then(|namespace| rustix::fs::fstat(namespace).ok()).map(|stat| stat.st_ino);
     for _ in 0..ROUNDS {
         let mut left = false;
         let _ = each_process(proc.as_fd(), |pid| {
@@ -252,6 +264,47 @@ mod tests {
         }
         assert_eq!(Stat::parse(b"12 (a"), None);
         assert_eq!(Stat::parse(b"12 (a) S 34"), None);
+    }
+
+    #[test]
+    fn the_number_of_a_namespace_that_is_open_is_given_to_no_other() {
+        let begin = || {
+            let mut child = std::process::Command::new("unshare");
+            child.args(["--mount", "cat"]).stdin(std::process::Stdio::piped());
+            child.spawn().unwrap()
+        };
+        let number = |pid: u32| {
+            let path = format!("/proc/{pid}/ns/mnt");
+            rustix::fs::stat(path).map_or(0, |stat| u32::try_from(stat.st_ino).unwrap_or(0))
+        };
+        let own = number(std::process::id());
+        // Until `unshare` has done its work, it is in this process's namespace.
+        let settled = |child: &std::process::Child| {
+            (0..2_000)
+                .map(|_| {
+                    let _ = nanosleep(&PAUSE);
+                    number(child.id())
+                })
+                .find(|&found| found != 0 && found != own)
+        };
+        let end = |mut child: std::process::Child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        let first = begin();
+        // Where no namespace can be made, there is nothing to be mistaken for.
+        let Some(said) = settled(&first) else { return end(first) };
+        let pid = Pid::from_raw(i32::try_from(first.id()).unwrap()).unwrap();
+        assert!(namespace_of(pid, said + 1).is_none());
+        let held = namespace_of(pid, said).unwrap();
+        end(first);
+        for _ in 0..20 {
+            let other = begin();
+            let found = settled(&other).unwrap();
+            end(other);
+            assert_ne!(found, said);
+        }
+        drop(held);
     }
 
     #[test]

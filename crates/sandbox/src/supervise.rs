@@ -9,7 +9,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, waitid, waitpid,
+};
 
 use crate::cancel::Cancel;
 use crate::error::SandboxError;
@@ -97,6 +99,13 @@ struct Init {
 }
 
 impl Init {
+    /// Waits until it has ended, and lets its id be nobody else's yet.
+    fn ended(&self) -> Result<(), SandboxError> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let waited = rustix::io::retry_on_intr(|| waitid(WaitId::Pid(self.pid), options));
+        waited.map(drop).map_err(|error| SandboxError::io("waiting for the step's supervisor", error))
+    }
+
     fn wait(&mut self) -> Result<WaitStatus, SandboxError> {
         let waited = rustix::io::retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::empty()));
         self.reaped = true;
@@ -165,8 +174,8 @@ enum Stopping {
 struct Watch<'a> {
     plan: &'a Plan,
     init: Init,
-    /// The inode of the step's mount namespace, if it has one of its own.
-    namespace: Option<u32>,
+    /// The step's mount namespace, if it has one of its own. As long as it is open, its number is no other's.
+    namespace: Option<OwnedFd>,
     control: File,
     status: OwnedFd,
     pipes: [Pipe; 2],
@@ -197,14 +206,15 @@ impl Watch<'_> {
                     }
                     let _ = self.control.write_all(&[GO]);
                 }
-                Some(Status::Inside(inode)) => self.namespace = Some(inode),
+                Some(Status::Inside(inode)) => self.namespace = family::namespace_of(self.init.pid, inode),
                 other => break other,
             }
         };
-        let died = self.init.wait()?;
         if !matches!(result, Some(Status::Ended(_))) {
-            family::end_orphans(self.init.pid, self.namespace);
+            self.init.ended()?;
+            family::end_orphans(self.init.pid, self.namespace.as_ref());
         }
+        let died = self.init.wait()?;
         family::reap_strays();
         // All processes of the step are gone, so what they wrote is in the pipes. Their ends may still be open in a
         // child that was just forked for another step: no use in waiting for the end of file.
