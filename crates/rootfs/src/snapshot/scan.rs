@@ -207,7 +207,8 @@ impl Scan<'_> {
     fn compare(&mut self, name: Vec<u8>, meta: Meta, old: Option<Record>) -> io::Result<()> {
         let depth = u32::try_from(self.levels.len()).map_err(io::Error::other)?;
         self.found.latest = self.found.latest.max(meta.ctime);
-        let (record, verdict) = match old {
+        let had_names = old.as_ref().is_some_and(|old| self.is_one_of_several(&old.meta, &meta));
+        let (mut record, verdict) = match old {
             Some(old) if self.is_untouched(&old.meta, &meta) => (Record { meta, ..old }, Verdict::Same),
             Some(old) => self.look_closer(depth, name, meta, &old)?,
             None => {
@@ -219,12 +220,26 @@ impl Scan<'_> {
         self.out.write(&record)?;
         match &mut self.log {
             None => Ok(()),
-            Some(log) if verdict == Verdict::Changed => log.changed(&record),
+            Some(log) if verdict == Verdict::Changed => {
+                // Overlayfs parts the names of a file when they are written to, so each is a file of its own in the layer.
+                if had_names {
+                    record.meta.nlink = 1;
+                }
+                log.changed(&record)
+            }
             Some(log) => {
                 log.same(record);
                 Ok(())
             }
         }
+    }
+
+    /// Whether an entry is a name of the file that it was a name of before, and one of several.
+    fn is_one_of_several(&self, old: &Meta, new: &Meta) -> bool {
+        old.nlink > 1
+            && new.nlink > 1
+            && old.kind == new.kind
+            && (old.inode == new.inode || !self.rules.inodes)
     }
 
     /// Whether nothing can have happened to an entry since it was recorded.

@@ -1,7 +1,7 @@
 //! Rules that the random steps rarely meet, one test each, on every rung.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use kiln_rootfs::{SnapshotMode, SnapshotOptions, Whiteouts};
@@ -110,6 +110,39 @@ fn new_names_of_an_old_file_are_a_file_of_their_own_in_the_layer() {
         fs::hard_link(root.join("etc/motd"), root.join("usr/motd2")).unwrap();
     };
     on_every_rung(work, &["usr", "usr/motd", "usr/motd2"]);
+}
+
+#[test]
+fn names_of_an_old_file_that_are_all_changed_are_a_file_each_in_the_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("a"), "linked").unwrap();
+    fs::hard_link(at("a"), at("b")).unwrap();
+    set_mtime(&at("a"), 1000);
+    let base = Layer::of(dir.path());
+    let mut digests = Vec::new();
+    for rung in rungs() {
+        let mut bench = Bench::new(rung);
+        bench.base(0, std::slice::from_ref(&base));
+        // What `chmod -R` does; and new links are links.
+        let layer = bench.run(0, |root| {
+            for name in ["a", "b"] {
+                fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            fs::write(root.join("c"), "new").unwrap();
+            set_mtime(&root.join("c"), 1000);
+            fs::hard_link(root.join("c"), root.join("d")).unwrap();
+        });
+        assert_eq!(layer.names(), ["a", "b", "c", "d"], "{rung:?}");
+        let into = tempfile::tempdir().unwrap();
+        layer.extract(into.path(), Whiteouts::Apply);
+        let inode = |name: &str| fs::metadata(into.path().join(name)).unwrap().ino();
+        assert_ne!(inode("a"), inode("b"), "{rung:?}");
+        assert_eq!(inode("c"), inode("d"), "{rung:?}");
+        digests.push(layer.blob.digest);
+    }
+    digests.dedup();
+    assert_eq!(digests.len(), 1, "one change, one layer");
 }
 
 #[test]
