@@ -1,7 +1,7 @@
 //! Archives: told by their content, whatever their name; tar, alone or compressed by gzip, bzip2, xz or zstd.
 
 use std::fs::File;
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,19 +52,19 @@ impl Read for FromStart {
 }
 
 /// The decompressed bytes of an archive, from its start.
-pub fn open_archive(file: &File) -> io::Result<Box<dyn Read + Send>> {
+pub fn open_archive(file: &File) -> io::Result<Box<dyn BufRead + Send>> {
     decompressed(FromStart { file: file.try_clone()?, at: 0 })
 }
 
 /// Decompresses what comes, by its first bytes.
-fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
     let mut magic = Vec::with_capacity(6);
     input.by_ref().take(6).read_to_end(&mut magic)?;
     let reader = Cursor::new(magic.clone()).chain(input);
     Ok(match magic.as_slice() {
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
+        [b'B', b'Z', b'h', ..] => Box::new(BufReader::new(bzip2::read::MultiBzDecoder::new(reader))),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(lzma_rust2::XzReader::new(BufReader::new(reader), true))
+            Box::new(BufReader::new(lzma_rust2::XzReader::new(BufReader::new(reader), true)))
         }
         _ => Box::new(decompress(reader, Compression::None)),
     })

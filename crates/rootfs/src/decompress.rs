@@ -1,95 +1,184 @@
-//! Decompression of layers, in a thread of its own, so that it runs beside what is done with the bytes.
+//! Decompression of layers: in a thread of its own, so that it runs beside what is done with the bytes, or in the thread
+//! that reads, where next to nothing is done with them.
 
 use std::io::{self, BufRead, BufReader, Read};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
+use flate2::bufread::MultiGzDecoder;
 use kiln_oci::media_type::Compression;
 
 /// How much is handed over at a time, and how many such pieces may wait: together they bound the memory.
 const PIECE: usize = 256 << 10;
 const WAITING: usize = 8;
 
+/// How much is read at a time of what is compressed.
+const INPUT: usize = 128 << 10;
+
 /// The decompressed bytes of `input`. `said` is what the media type says; the bytes themselves decide, since registries
 /// hold layers whose type lies.
 ///
 /// The input is read to its end, so that a reader which verifies a digest there gets to do it.
-pub fn decompress(input: impl Read + Send + 'static, said: Compression) -> impl Read + Send {
+pub fn decompress(input: impl Read + Send + 'static, said: Compression) -> impl BufRead + Send {
     let (sender, receiver) = sync_channel(WAITING);
+    let (done, used) = channel();
     // The thread ends when the receiver is gone: its next send fails.
     let spawned = std::thread::Builder::new().name("decompress".to_owned()).spawn(move || {
-        if let Err(error) = pump(input, said, &sender) {
-            drop(sender.send(Err(error)));
+        let pieces = Outgoing { sender, used };
+        if let Err(error) = pieces.send_all(Decoder::new(input, said)) {
+            drop(pieces.sender.send(Err(error)));
         }
     });
-    Pieces { receiver, current: Vec::new(), at: 0, failed: spawned.err() }
+    Pieces { receiver, done, current: Vec::new(), at: 0, failed: spawned.err() }
 }
 
-fn pump(input: impl Read, said: Compression, sender: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<()> {
-    let mut input = BufReader::with_capacity(128 << 10, input);
-    let magic = input.fill_buf()?;
-    let compression = match magic {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
-        // An empty or tiny layer has no magic to go by.
-        [] => said,
-        _ => Compression::None,
-    };
-    match compression {
-        Compression::None => send_all(&mut input, sender)?,
-        Compression::Gzip => send_all(&mut flate2::bufread::MultiGzDecoder::new(&mut input), sender)?,
-        Compression::Zstd => send_all(&mut zstd::Decoder::with_buffer(&mut input)?, sender)?,
+/// As [`decompress`], in the thread that reads: what is passed over is never copied.
+pub(crate) fn decompress_here(input: impl Read, said: Compression) -> impl BufRead {
+    BufReader::with_capacity(PIECE, Decoder::new(input, said))
+}
+
+/// Decompresses what it reads.
+struct Decoder<R: Read> {
+    said: Compression,
+    state: State<BufReader<R>>,
+}
+
+enum State<R: BufRead> {
+    /// Nothing was read yet.
+    Unknown(R),
+    Plain(R),
+    Gzip(Box<MultiGzDecoder<R>>),
+    Zstd(Box<zstd::Decoder<'static, R>>),
+    /// It could not be set up, or has ended.
+    Over,
+}
+
+impl<R: Read> Decoder<R> {
+    fn new(input: R, said: Compression) -> Self {
+        Self { said, state: State::Unknown(BufReader::with_capacity(INPUT, input)) }
     }
-    // To the very end: there the digest is checked.
-    io::copy(&mut input, &mut io::sink())?;
-    Ok(())
+
+    /// Looks at the first bytes.
+    fn begin(&mut self) -> io::Result<()> {
+        let State::Unknown(input) = &mut self.state else { return Ok(()) };
+        let compression = match input.fill_buf()? {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            // An empty or tiny layer has no magic to go by.
+            [] => self.said,
+            _ => Compression::None,
+        };
+        if let State::Unknown(input) = std::mem::replace(&mut self.state, State::Over) {
+            self.state = match compression {
+                Compression::None => State::Plain(input),
+                Compression::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(input))),
+                Compression::Zstd => State::Zstd(Box::new(zstd::Decoder::with_buffer(input)?)),
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads what follows to the very end: there the digest is checked.
+    fn finish(&mut self) -> io::Result<()> {
+        let drain = |mut rest: BufReader<R>| io::copy(&mut rest, &mut io::sink()).map(|_| ());
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Unknown(rest) | State::Plain(rest) => drain(rest),
+            State::Gzip(decoder) => drain(decoder.into_inner()),
+            State::Zstd(decoder) => drain(decoder.finish()),
+            State::Over => Ok(()),
+        }
+    }
 }
 
-fn send_all(input: &mut impl Read, sender: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<()> {
-    loop {
-        let mut piece = vec![0; PIECE];
-        let mut filled = 0;
-        while filled < PIECE {
-            match input.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(length) => filled += length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What came before the error is read before it: an archive may have ended there.
-                Err(error) => {
-                    piece.truncate(filled);
-                    drop(sender.send(Ok(piece)));
-                    return Err(error);
+impl<R: Read> Read for Decoder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.begin()?;
+        let length = match &mut self.state {
+            State::Plain(input) => input.read(buffer)?,
+            State::Gzip(decoder) => decoder.read(buffer)?,
+            State::Zstd(decoder) => decoder.read(buffer)?,
+            State::Unknown(_) | State::Over => return Ok(0),
+        };
+        if length == 0 && !buffer.is_empty() {
+            self.finish()?;
+        }
+        Ok(length)
+    }
+}
+
+/// The decompressing thread's end.
+struct Outgoing {
+    sender: SyncSender<io::Result<Vec<u8>>>,
+    /// Pieces that were read, to be filled again: new memory is cleared by the kernel, page by page.
+    used: Receiver<Vec<u8>>,
+}
+
+impl Outgoing {
+    fn send_all(&self, mut input: impl Read) -> io::Result<()> {
+        loop {
+            let mut piece = self.used.try_recv().unwrap_or_default();
+            piece.resize(PIECE, 0);
+            let mut filled = 0;
+            while filled < PIECE {
+                match input.read(&mut piece[filled..]) {
+                    Ok(0) => break,
+                    Ok(length) => filled += length,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // What came before the error is read before it: an archive may have ended there.
+                    Err(error) => {
+                        piece.truncate(filled);
+                        drop(self.sender.send(Ok(piece)));
+                        return Err(error);
+                    }
                 }
             }
-        }
-        piece.truncate(filled);
-        if filled == 0 || sender.send(Ok(piece)).is_err() {
-            return Ok(());
+            piece.truncate(filled);
+            if filled == 0 || self.sender.send(Ok(piece)).is_err() {
+                return Ok(());
+            }
         }
     }
 }
 
+/// The reader's end.
 struct Pieces {
     receiver: Receiver<io::Result<Vec<u8>>>,
+    done: Sender<Vec<u8>>,
     current: Vec<u8>,
     at: usize,
     failed: Option<io::Error>,
 }
 
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
         while self.at == self.current.len() {
             match self.receiver.recv() {
-                Ok(Ok(piece)) => (self.current, self.at) = (piece, 0),
+                Ok(Ok(piece)) => {
+                    let read = std::mem::replace(&mut self.current, piece);
+                    self.at = 0;
+                    // The thread that would fill it may have ended.
+                    drop(self.done.send(read));
+                }
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Ok(0),
+                Err(_) => return Ok(&[]),
             }
         }
-        let length = buffer.len().min(self.current.len() - self.at);
-        buffer[..length].copy_from_slice(&self.current[self.at..self.at + length]);
+        Ok(&self.current[self.at..])
+    }
+
+    fn consume(&mut self, length: usize) {
         self.at += length;
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let there = self.fill_buf()?;
+        let length = buffer.len().min(there.len());
+        buffer[..length].copy_from_slice(&there[..length]);
+        self.consume(length);
         Ok(length)
     }
 }
@@ -101,8 +190,11 @@ mod tests {
     use super::*;
 
     fn read(bytes: Vec<u8>, said: Compression) -> io::Result<Vec<u8>> {
-        let mut out = Vec::new();
-        decompress(io::Cursor::new(bytes), said).read_to_end(&mut out).map(|_| out)
+        let (mut out, mut here) = (Vec::new(), Vec::new());
+        let apart = decompress(io::Cursor::new(bytes.clone()), said).read_to_end(&mut out);
+        let same = decompress_here(io::Cursor::new(bytes), said).read_to_end(&mut here);
+        assert_eq!((apart.is_ok(), &out), (same.is_ok(), &here));
+        apart.map(|_| out)
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -140,7 +232,9 @@ mod tests {
         let mut cut = gzip(&data);
         cut.truncate(cut.len() / 2);
         let mut begin = vec![0; 512];
-        decompress(io::Cursor::new(cut), Compression::Gzip).read_exact(&mut begin).unwrap();
+        decompress(io::Cursor::new(cut.clone()), Compression::Gzip).read_exact(&mut begin).unwrap();
+        assert_eq!(begin, data[..512]);
+        decompress_here(io::Cursor::new(cut), Compression::Gzip).read_exact(&mut begin).unwrap();
         assert_eq!(begin, data[..512]);
     }
 
@@ -157,9 +251,14 @@ mod tests {
 
     #[test]
     fn the_input_is_read_to_where_its_digest_is_checked() {
-        let input = FailsAtItsEnd(io::Cursor::new(gzip(b"x")));
-        let mut out = Vec::new();
-        let error = decompress(input, Compression::Gzip).read_to_end(&mut out).unwrap_err();
-        assert!(error.to_string().contains("wrong digest"));
+        let zstd = zstd::encode_all(b"x".as_slice(), 1).unwrap();
+        for bytes in [gzip(b"x"), zstd, b"x".to_vec()] {
+            let input = || FailsAtItsEnd(io::Cursor::new(bytes.clone()));
+            let mut out = Vec::new();
+            let error = decompress(input(), Compression::Gzip).read_to_end(&mut out).unwrap_err();
+            assert!(error.to_string().contains("wrong digest"));
+            let error = decompress_here(input(), Compression::Gzip).read_to_end(&mut out).unwrap_err();
+            assert!(error.to_string().contains("wrong digest"));
+        }
     }
 }

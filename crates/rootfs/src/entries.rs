@@ -1,8 +1,8 @@
 //! Looking through a layer without unpacking it: every entry as it comes, for whoever wants to know what an image holds.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
-use crate::tar_read::{EntryKind, TarReader};
+use crate::tar_read::{EntryKind, TarReader, pass_over};
 use crate::{Kind, RootfsError, TreePath};
 
 /// What an entry of a layer does.
@@ -38,7 +38,7 @@ pub struct LayerEntry {
 ///
 /// Fails with [`RootfsError::Archive`] if it is damaged, and with [`RootfsError::Escape`] if a path leads out of the tree.
 pub fn entries(
-    layer: impl Read,
+    layer: impl BufRead,
     visit: &mut dyn FnMut(&LayerEntry, &mut dyn Read) -> io::Result<()>,
 ) -> Result<(), RootfsError> {
     let mut tar = TarReader::new(layer);
@@ -58,8 +58,7 @@ pub fn entries(
         let entry = LayerEntry { path, what, mode: entry.mode };
         visit(&entry, &mut tar).map_err(|error| RootfsError::Archive(error.to_string()))?;
     }
-    let mut rest = tar.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
+    pass_over(&mut tar.into_inner(), u64::MAX).map_err(|error| RootfsError::Archive(error.to_string()))?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Seek as _, Write};
+use std::io::{self, BufRead, Read, Seek as _, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
@@ -81,7 +81,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Fails with [`RootfsError::Archive`] if it is damaged, with [`RootfsError::Escape`] if it names anything outside the
 /// tree, and with [`RootfsError::Io`] if a file can't be written.
 pub fn extract(
-    tar: impl Read,
+    tar: impl BufRead,
     into: &Root,
     options: &mut ExtractOptions<'_>,
 ) -> Result<Extracted, RootfsError> {
@@ -125,6 +125,20 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
+impl<R: BufRead> BufRead for Hashing<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        // What is consumed was given out: it is there, and getting it again reads nothing.
+        if let Ok(there) = self.input.fill_buf() {
+            self.hasher.update(&there[..length.min(there.len())]);
+        }
+        self.input.consume(length);
+    }
+}
+
 struct Extraction<'a, 'o, R> {
     tar: TarReader<Hashing<R>>,
     into: &'a Root,
@@ -144,7 +158,7 @@ fn escape(path: &[u8], why: &'static str) -> RootfsError {
     RootfsError::Escape { path: String::from_utf8_lossy(path).into_owned(), why }
 }
 
-impl<R: Read> Extraction<'_, '_, R> {
+impl<R: BufRead> Extraction<'_, '_, R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), RootfsError> {
         let path = TreePath::strict(&entry.path)
             .ok_or_else(|| escape(&entry.path, "leads out of the tree by .."))?;

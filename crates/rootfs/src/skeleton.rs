@@ -3,18 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use crate::decompress::decompress_here;
 use crate::delta::disk;
 use crate::error::Doing;
-use crate::tar_read::{Entry, EntryKind, TarReader};
+use crate::tar_read::{Entry, EntryKind, TarReader, pass_over};
 use crate::{
     BaseLayer, DirectoryView, Interest, Kind, Meta, Root, RootfsError, Timestamp, TreePath, View, Xattrs,
-    decompress,
 };
 
 /// Files longer than this are of interest only for what they are: their content is left out.
@@ -170,7 +170,7 @@ fn read_layer(
             let bytes = open().doing("open a layer for", into)?;
             let root = Root::open(into)?;
             let mut work = Reading { root, number, turn, kept: Vec::new(), size: 0, ours: false };
-            work.blob(decompress(bytes, *compression), interest)
+            work.blob(decompress_here(bytes, *compression), interest)
         }
     }
 }
@@ -200,7 +200,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn blob(&mut self, input: impl Read, interest: &Interest) -> Result<(), RootfsError> {
+    fn blob(&mut self, input: impl BufRead, interest: &Interest) -> Result<(), RootfsError> {
         let mut tar = TarReader::new(input);
         while let Some(entry) = tar.next()? {
             let Some(path) = TreePath::strict(&entry.path) else {
@@ -226,8 +226,8 @@ impl Reading<'_> {
             }
         }
         // To the very end: there the digest is checked.
-        let mut rest = tar.into_inner();
-        io::copy(&mut rest, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
+        pass_over(&mut tar.into_inner(), u64::MAX)
+            .map_err(|error| RootfsError::Archive(error.to_string()))?;
         if self.ours || self.turn.wait(self.number) { self.write_kept() } else { Ok(()) }
     }
 

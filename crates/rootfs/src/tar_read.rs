@@ -2,7 +2,7 @@
 //!
 //! PAX records are read by their lengths: values may hold newlines and zero bytes.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::view::Xattrs;
 use crate::{Kind, RootfsError, Timestamp};
@@ -88,7 +88,7 @@ fn failed(error: &io::Error) -> RootfsError {
     })
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     /// Begins at the start of an archive that is not compressed.
     pub fn new(input: R) -> Self {
         Self { input, left: 0, padding: 0, global: Extended::default() }
@@ -100,8 +100,7 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip(&mut self) -> Result<(), RootfsError> {
-        let rest = self.left + self.padding;
-        let skipped = io::copy(&mut (&mut self.input).take(rest), &mut io::sink()).map_err(|e| failed(&e))?;
+        let skipped = pass_over(&mut self.input, self.left + self.padding).map_err(|e| failed(&e))?;
         // The padding of the very last entry may be missing.
         if skipped < self.left {
             return Err(broken("it ends in the middle of a file"));
@@ -291,12 +290,12 @@ impl<R: Read> TarReader<R> {
             pieces.push((number()?, number()?));
         }
         let rest = padding(before - self.left).min(self.left);
-        io::copy(&mut self.by_ref().take(rest), &mut io::sink()).map_err(|e| failed(&e))?;
+        self.left -= pass_over(&mut self.input, rest).map_err(|e| failed(&e))?;
         Ok(pieces)
     }
 }
 
-impl<R: Read> Read for TarReader<R> {
+impl<R: BufRead> Read for TarReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
@@ -309,6 +308,25 @@ impl<R: Read> Read for TarReader<R> {
         self.left -= length as u64;
         Ok(length)
     }
+}
+
+/// Passes over `most` bytes, without copying them. Gives how many there were.
+pub(crate) fn pass_over(input: &mut impl BufRead, most: u64) -> io::Result<u64> {
+    let mut passed = 0;
+    while passed < most {
+        let there = match input.fill_buf() {
+            Ok(there) => there.len() as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if there == 0 {
+            break;
+        }
+        let length = there.min(most - passed);
+        input.consume(usize::try_from(length).map_err(io::Error::other)?);
+        passed += length;
+    }
+    Ok(passed)
 }
 
 fn padding(size: u64) -> u64 {

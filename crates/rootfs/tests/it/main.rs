@@ -8,7 +8,7 @@ mod lent;
 mod looks;
 mod round_trip;
 
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ fn layer_of(directory: &Path) -> (Vec<u8>, LayerBlob) {
 fn try_extract(tar: impl Read, into: &Path, whiteouts: Whiteouts) -> Result<Extracted, RootfsError> {
     let ignore = IgnorePaths::default();
     let mut options = ExtractOptions { whiteouts, ignore, can_mknod: true, can_chown: true, record: None };
-    extract(tar, &Root::open(into).unwrap(), &mut options)
+    extract(BufReader::new(tar), &Root::open(into).unwrap(), &mut options)
 }
 
 fn extract_layer(layer: Vec<u8>, into: &Path) -> Extracted {
