@@ -11,7 +11,7 @@ use crate::image::Layer;
 use crate::layers::StageLayers;
 use crate::session::{LayerOrigin, Session};
 use crate::stage::StageWork;
-use crate::trees::base_layer;
+use crate::trees::{base_layer, passing_layer};
 
 /// A cached layer for a snapshotter; its bytes are brought here first.
 pub(crate) fn cached_layer(session: &Session, hit: &Hit) -> Result<BaseLayer, BuildError> {
@@ -76,8 +76,9 @@ impl Bare {
                 Verdict::Skip | Verdict::Run { .. } => {}
             }
         }
+        let once = looks_once(work);
         let layers =
-            below.iter().map(|layer| base_layer_of(session, layer)).collect::<Result<Vec<_>, _>>()?;
+            below.iter().map(|layer| base_layer_of(session, layer, once)).collect::<Result<Vec<_>, _>>()?;
         let into = tempfile::tempdir_in(session.directory("skeletons")?).map_err(BuildError::other)?.keep();
         let again = into.join("again");
         // Once more if what was downloaded first turned out wrong.
@@ -88,9 +89,11 @@ impl Bare {
     }
 }
 
-/// A layer of the stage as a snapshotter takes it, from wherever its bytes are.
-fn base_layer_of(session: &Session, layer: &Layer) -> Result<BaseLayer, BuildError> {
+/// A layer of the stage as a snapshotter takes it, from wherever its bytes are. If the build looks at it `once`, it is not
+/// kept unless an upload wants it too.
+fn base_layer_of(session: &Session, layer: &Layer, once: bool) -> Result<BaseLayer, BuildError> {
     match session.origin(&layer.descriptor.digest) {
+        LayerOrigin::Image(source) if once && !is_sent(session, layer) => Ok(passing_layer(&source)),
         LayerOrigin::Image(source) => {
             source.begin();
             Ok(base_layer(&source, true))
@@ -106,4 +109,20 @@ fn base_layer_of(session: &Session, layer: &Layer) -> Result<BaseLayer, BuildErr
             })
         }
     }
+}
+
+/// Whether a destination wants the layer's bytes.
+fn is_sent(session: &Session, layer: &Layer) -> bool {
+    let mut destinations = session.request.output.destinations.iter();
+    destinations.any(|name| {
+        let wants = session.uploads.wants_bytes(&name.repository, &layer.descriptor.digest);
+        session.runtime.block_on(wants)
+    })
+}
+
+/// Whether nothing else in the build wants to read what this stage is based on: no tree is unpacked, and no file holds it
+/// in the end.
+fn looks_once(work: &StageWork) -> bool {
+    let output = &work.session.request.output;
+    work.trees.is_none() && output.archive.is_none() && output.layout.is_none() && !output.attest.sbom
 }

@@ -22,7 +22,7 @@ use crate::event::Event;
 use crate::image::Image;
 use crate::product::{Attestation, Product};
 use crate::session::{LayerOrigin, Session};
-use crate::uploads::Elsewhere;
+use crate::uploads::Sending;
 
 /// Pushes the result to every destination: what an index lists first, by digest, and the name last.
 pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<(), BuildError> {
@@ -125,8 +125,8 @@ pub(crate) fn send_layer(session: &Arc<Session>, to: &Repository, layer: &Descri
     }
     let (shared, repository, layer) = (Arc::clone(session), to.clone(), layer.clone());
     let digest = layer.digest.clone();
-    session.uploads.send(to, &digest, |elsewhere| async move {
-        push_layer(&shared, &repository, &layer, transit, elsewhere).await
+    session.uploads.send(to, &digest, |sending| async move {
+        push_layer(&shared, &repository, &layer, transit, sending).await
     });
 }
 
@@ -144,7 +144,7 @@ async fn push_layer(
     to: &Repository,
     layer: &Descriptor,
     transit: Transit,
-    others: Elsewhere,
+    sending: Sending,
 ) -> Result<(), BuildError> {
     let registry = &session.registry;
     let origin = session.origin(&layer.digest);
@@ -153,7 +153,9 @@ async fn push_layer(
         LayerOrigin::Cached(_) => session.cache.repository().cloned(),
         LayerOrigin::Made => None,
     };
-    if mounted(session, to, layer, source).await || mounted(session, to, layer, others.arrived().await).await
+    let Sending { elsewhere, .. } = &sending;
+    if mounted(session, to, layer, source).await
+        || mounted(session, to, layer, elsewhere.arrived().await).await
     {
         return Ok(());
     }
@@ -164,6 +166,7 @@ async fn push_layer(
     if registry.is_pushed(to, &layer.digest).await.map_err(BuildError::other)? {
         return Ok(());
     }
+    sending.wants_bytes();
     let sent = match origin {
         LayerOrigin::Image(source) => {
             // Where no step wanted the layer, it needn't lie on this machine.

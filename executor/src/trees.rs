@@ -1,6 +1,7 @@
 //! Where stages' trees are kept, on the rung that was chosen; and the trees of images that COPY reads.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -180,12 +181,28 @@ pub(crate) fn base_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
     blob_layer(layer, streamed)
 }
 
+/// As a streamed [`base_layer`], whose bytes are not kept.
+pub(crate) fn passing_layer(layer: &LayerSource) -> BaseLayer {
+    if let Some(path) = layer.unpacked() {
+        return BaseLayer::Unpacked { diff_id: *layer.diff_id(), path };
+    }
+    blob(layer, LayerSource::pass)
+}
+
 fn blob_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
+    if streamed {
+        return blob(layer, LayerSource::stream);
+    }
+    blob(layer, |source| source.open_layer().map_err(io::Error::other))
+}
+
+fn blob(
+    layer: &LayerSource,
+    open: impl Fn(&LayerSource) -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static,
+) -> BaseLayer {
     let source = layer.clone();
-    let open = move || {
-        if streamed { source.stream() } else { source.open_layer().map_err(std::io::Error::other) }
-    };
-    BaseLayer::Blob { diff_id: *layer.diff_id(), open: Arc::new(open), compression: layer.compression() }
+    let open = Arc::new(move || open(&source));
+    BaseLayer::Blob { diff_id: *layer.diff_id(), open, compression: layer.compression() }
 }
 
 /// Whether device nodes can be made here, found out by making one.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kiln_oci::{Digest, Repository};
@@ -13,8 +13,20 @@ use tokio::task::JoinSet;
 
 use crate::error::BuildError;
 
-/// Whether a blob is in its repository: not known yet, or known.
-type Arrival = watch::Receiver<Option<bool>>;
+/// How far it has come that a blob is in its repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// The registry is asked whether it has the blob.
+    Asked,
+    /// It has not, and its bytes are wanted.
+    Wanted,
+    /// The blob is there.
+    There,
+    /// It could not be sent.
+    Failed,
+}
+
+type Arrival = watch::Receiver<Progress>;
 
 /// Uploads of one kind. Callable from threads that run no task.
 pub(crate) struct Uploads {
@@ -35,17 +47,21 @@ impl Uploads {
     }
 
     /// Begins to send the blob `digest` to `to` by `work`, unless that was begun before. `work` is told where else at that
-    /// registry the blob is, or is on its way to since earlier.
-    pub(crate) fn send<W>(&self, to: &Repository, digest: &Digest, work: impl FnOnce(Elsewhere) -> W)
+    /// registry the blob is, or is on its way to since earlier, and tells when it wants the blob's bytes.
+    pub(crate) fn send<W>(&self, to: &Repository, digest: &Digest, work: impl FnOnce(Sending) -> W)
     where
         W: Future<Output = Result<(), BuildError>> + Send + 'static,
     {
-        let (told, arrival) = watch::channel(None);
+        let (told, arrival) = watch::channel(Progress::Asked);
         let elsewhere = {
             let mut blobs = lock(&self.blobs);
             let place = (to.clone(), digest.clone());
             // An upload that was stopped has no sender any more.
-            let begun = |known: &Arrival| known.borrow().unwrap_or_else(|| known.has_changed().is_ok());
+            let begun = |known: &Arrival| match *known.borrow() {
+                Progress::There => true,
+                Progress::Failed => false,
+                Progress::Asked | Progress::Wanted => known.has_changed().is_ok(),
+            };
             if blobs.get(&place).is_some_and(begun) {
                 return;
             }
@@ -54,12 +70,23 @@ impl Uploads {
             blobs.insert(place, arrival);
             elsewhere
         };
-        let work = work(elsewhere);
+        let told = Arc::new(told);
+        let work = work(Sending { elsewhere, progress: Arc::clone(&told) });
         self.spawn(async move {
             let result = work.await;
-            told.send_replace(Some(result.is_ok()));
+            told.send_replace(if result.is_ok() { Progress::There } else { Progress::Failed });
             result
         });
+    }
+
+    /// Whether the upload of the blob to `to`, if one was begun, wants its bytes. Waits until the registry has said whether
+    /// it has them.
+    pub(crate) async fn wants_bytes(&self, to: &Repository, digest: &Digest) -> bool {
+        let arrival = lock(&self.blobs).get(&(to.clone(), digest.clone())).cloned();
+        let Some(mut arrival) = arrival else { return false };
+        let known = arrival.wait_for(|progress| *progress != Progress::Asked).await;
+        // The sender is gone where the upload was stopped.
+        known.is_ok_and(|progress| *progress != Progress::There)
     }
 
     /// A repository of `to`'s registry, other than `to`, that has the blob; waits for one that it is on its way to.
@@ -101,6 +128,20 @@ impl Uploads {
     }
 }
 
+/// An upload that is under way.
+pub(crate) struct Sending {
+    /// Where else at that registry the blob is, or is on its way to since earlier.
+    pub(crate) elsewhere: Elsewhere,
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+impl Sending {
+    /// Says that the registry has not got the blob.
+    pub(crate) fn wants_bytes(&self) {
+        self.progress.send_replace(Progress::Wanted);
+    }
+}
+
 /// The other repositories of a registry that have a blob, or are getting it.
 pub(crate) struct Elsewhere(Vec<(Repository, Arrival)>);
 
@@ -113,13 +154,14 @@ impl Elsewhere {
     }
 
     /// One that has the blob; waits for those that are getting it.
-    pub(crate) async fn arrived(self) -> Option<Repository> {
-        for (place, mut arrival) in self.0 {
+    pub(crate) async fn arrived(&self) -> Option<Repository> {
+        for (place, arrival) in &self.0 {
+            let mut arrival = arrival.clone();
             // The sender is gone where the upload was stopped.
-            if let Ok(there) = arrival.wait_for(Option::is_some).await
-                && *there == Some(true)
+            if let Ok(ended) = arrival.wait_for(|now| matches!(now, Progress::There | Progress::Failed)).await
+                && *ended == Progress::There
             {
-                return Some(place);
+                return Some(place.clone());
             }
         }
         None
@@ -133,7 +175,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn repository(path: &str) -> Repository {
@@ -184,8 +225,8 @@ mod tests {
         let (digest, seen) = (Digest::of(b"layer"), Arc::new(Mutex::new(Vec::new())));
         for name in ["a", "b", "c"] {
             let seen = Arc::clone(&seen);
-            uploads.send(&repository(name), &digest, |elsewhere| async move {
-                let from = elsewhere.arrived().await;
+            uploads.send(&repository(name), &digest, |sending| async move {
+                let from = sending.elsewhere.arrived().await;
                 lock(&seen).push((name, from.is_some()));
                 Ok(())
             });
@@ -194,6 +235,34 @@ mod tests {
         let seen = lock(&seen).clone();
         assert_eq!(seen[0], ("a", false));
         assert!(seen[1..].iter().all(|(_, found)| *found), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn an_upload_wants_bytes_once_the_registry_has_said_that_it_has_none() {
+        let uploads = Uploads::new(Handle::current());
+        let digest = Digest::of(b"layer");
+        let places = ["there", "missing", "broken", "nobodys"].map(repository);
+        let (go, gone) = watch::channel(());
+        uploads.send(&places[0], &digest, |_| {
+            let mut gone = gone.clone();
+            async move { gone.changed().await.map_err(BuildError::other) }
+        });
+        uploads.send(&places[1], &digest, |sending| async move {
+            sending.wants_bytes();
+            std::future::pending().await
+        });
+        uploads.send(&places[2], &digest, |_| async { Err(BuildError::other("no")) });
+        let asked = async { uploads.wants_bytes(&places[0], &digest).await };
+        let answer = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            go.send(()).unwrap();
+        };
+        assert!(!tokio::join!(asked, answer).0, "mounted");
+        let wants = [true, true, false];
+        for (place, wants) in places[1..].iter().zip(wants) {
+            assert_eq!(uploads.wants_bytes(place, &digest).await, wants, "{place}");
+        }
+        uploads.stop();
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ mod event;
 mod layer;
 mod lookup;
 mod name;
+mod passing;
 mod transfer;
 
 pub use download::{DownloadError, Downloaded, download};

@@ -221,17 +221,21 @@ impl BlobSink for Through {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
+        self.take(Bytes::copy_from_slice(bytes))
+    }
+
+    fn take(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.hasher.update(&bytes);
         self.position += bytes.len() as u64;
         self.progress.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.source.mark(self.position, &self.hasher);
         let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
         self.skip -= known as u64;
-        let news = &bytes[known..];
+        let news = bytes.slice(known..);
         if news.is_empty() {
             return Ok(());
         }
-        let before = std::mem::replace(&mut self.held, Bytes::copy_from_slice(news));
+        let before = std::mem::replace(&mut self.held, news);
         if before.is_empty() {
             return Ok(());
         }

@@ -19,6 +19,11 @@ pub trait BlobSink: Send {
     /// Takes the next bytes. An error ends the transfer.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 
+    /// As [`BlobSink::write`]; a sink that keeps the bytes for a while needn't copy them.
+    fn take(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.write(&bytes)
+    }
+
     /// The digest of all that was written, if the sink works it out anyway: then it is not worked out twice.
     fn digest(&self) -> Option<Digest> {
         None

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::try_join_all;
 use http::header::RANGE;
 use http::{Method, StatusCode};
@@ -39,6 +40,11 @@ impl Pace {
     /// Begins at `position`.
     pub(crate) fn new(rules: Ranges, position: u64) -> Self {
         Self { rules, began: Instant::now(), position }
+    }
+
+    /// So long nothing was read, because the sink had no room: that says nothing of the stream.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.began += time;
     }
 
     /// Whether the stream, which is at `position` now, came slowly in the stretch that ends now, if one ends.
@@ -102,13 +108,14 @@ impl Pieces<'_, '_> {
     }
 
     /// Puts `bytes` where `piece` is.
-    fn put(&mut self, piece: &mut Piece, bytes: &[u8], answer: &Answer) -> Result<(), Failure> {
+    fn put(&mut self, piece: &mut Piece, bytes: Bytes, answer: &Answer) -> Result<(), Failure> {
+        let length = bytes.len() as u64;
         if piece.at == self.download.position {
             self.download.take(bytes, answer)?;
         } else if let Some(ahead) = self.download.sink.ahead() {
-            ahead.put(piece.at, bytes).map_err(|error| answer.not_written(error))?;
+            ahead.put(piece.at, &bytes).map_err(|error| answer.not_written(error))?;
         }
-        piece.at += bytes.len() as u64;
+        piece.at += length;
         self.begun.insert(piece.start, (piece.at, piece.end));
         self.advance().map_err(|error| answer.not_written(error))
     }
@@ -236,7 +243,7 @@ impl Registry {
             let most = usize::try_from(end - piece.at).unwrap_or(usize::MAX).min(chunk.len());
             let position = {
                 let mut pieces = lock(pieces);
-                pieces.put(piece, &chunk[..most], &answer)?;
+                pieces.put(piece, chunk.slice(..most), &answer)?;
                 pieces.download.position
             };
             self.transport().observe(Event::Received { digest: digest.clone(), bytes: position, of: size });
@@ -258,5 +265,17 @@ mod tests {
         assert!(!pace.is_slow(10_000_000), "hundreds of MB/s");
         std::thread::sleep(Duration::from_millis(30));
         assert!(pace.is_slow(10_000_100), "a few kB/s since");
+    }
+
+    #[test]
+    fn a_stream_is_not_slow_while_nobody_reads_it() {
+        let rules = Ranges { patience: Duration::from_millis(1), fast: 1_000_000, ..Ranges::default() };
+        let mut pace = Pace::new(rules, 0);
+        std::thread::sleep(Duration::from_millis(5));
+        pace.waited(Duration::from_secs(3600));
+        assert!(!pace.is_slow(1));
+        let mut pace = Pace::new(rules, 0);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(pace.is_slow(1));
     }
 }

@@ -1,6 +1,9 @@
 //! Blobs, downwards: streamed, verified, and resumed where they broke, on the next mirror too, because a blob is the
 //! same everywhere.
 
+use std::time::Instant;
+
+use bytes::Bytes;
 use http::header::RANGE;
 use http::{Method, StatusCode};
 use kiln_oci::{Descriptor, Digest, Hasher, Repository};
@@ -152,7 +155,7 @@ impl Registry {
         while let Some(chunk) = answer.chunk().await? {
             let behind = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
             skip -= behind as u64;
-            let news = &chunk[behind..];
+            let news = chunk.slice(behind..);
             if news.is_empty() {
                 continue;
             }
@@ -161,7 +164,9 @@ impl Registry {
                 let at = Box::new(answer.at.clone());
                 return Err(Failure::never(RegistryError::Length { at, expected: *size, found }));
             }
+            let full = Instant::now();
             download.room(&answer).await?;
+            pace.waited(full.elapsed());
             download.take(news, &answer)?;
             self.transport().observe(Event::Received { digest: digest.clone(), bytes: found, of: *size });
             if known && pace.is_slow(found) && self.may_split(download, &answer) {
@@ -208,12 +213,13 @@ impl Download<'_> {
         matches!(self.hashing, Hashing::Ours(_))
     }
 
-    pub(crate) fn take(&mut self, bytes: &[u8], answer: &Answer) -> Result<(), Failure> {
-        self.sink.write(bytes).map_err(|source| answer.not_written(source))?;
+    pub(crate) fn take(&mut self, bytes: Bytes, answer: &Answer) -> Result<(), Failure> {
         if let Hashing::Ours(hasher) = &mut self.hashing {
-            hasher.update(bytes);
+            hasher.update(&bytes);
         }
-        self.position += bytes.len() as u64;
+        let length = bytes.len() as u64;
+        self.sink.take(bytes).map_err(|source| answer.not_written(source))?;
+        self.position += length;
         Ok(())
     }
 

@@ -52,7 +52,7 @@ pub enum ImageEvent {
         /// Its size.
         of: u64,
     },
-    /// A blob is here whole, verified.
+    /// A blob has come whole, verified.
     Downloaded {
         /// The blob.
         digest: Digest,

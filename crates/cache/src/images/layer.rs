@@ -17,6 +17,7 @@ use super::error::ImageError;
 use super::event::ImageEvent;
 use super::lookup::Images;
 use super::name::ImageName;
+use super::passing::{Fetch, Passing};
 use super::transfer::Transfer;
 use crate::relay::Relay;
 use crate::steps::Patience;
@@ -42,6 +43,8 @@ struct Inner {
     ready: OnceLock<Ready>,
     /// Its bytes were given once before they were known to be sound; the next who asks gets them verified.
     trusted: AtomicBool,
+    /// Its bytes were given once without being kept; the next who asks has them downloaded.
+    passed: AtomicBool,
     /// The download, once somebody wanted it.
     transfer: Mutex<Option<Arc<Transfer>>>,
 }
@@ -85,8 +88,9 @@ impl LayerSource {
         let (images, image) = (images.clone(), image.clone());
         let ready = OnceLock::new();
         let transfer = Mutex::default();
-        let trusted = AtomicBool::new(false);
-        let inner = Inner { images, image, descriptor, diff_id, repository, local, ready, trusted, transfer };
+        let (trusted, passed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let inner =
+            Inner { images, image, descriptor, diff_id, repository, local, ready, trusted, passed, transfer };
         Self { inner: Arc::new(inner), lease: None }
     }
 
@@ -171,6 +175,50 @@ impl LayerSource {
         Ok(Box::new(self.transfer().map_err(io::Error::other)?.open()?))
     }
 
+    /// As [`LayerSource::stream`], but what comes from a registry is not kept on this machine: for who wants the bytes once.
+    /// Whoever asks again has them downloaded.
+    pub fn pass(&self) -> io::Result<Box<dyn Read + Send>> {
+        let (inner, images) = (&self.inner, &self.inner.images);
+        let (Some(registry), Some(repository)) = (images.registry(), &inner.repository) else {
+            return self.stream();
+        };
+        let elsewhere = media_type::is_foreign(&self.descriptor().media_type);
+        if elsewhere || self.is_here() || self.is_begun() || inner.passed.swap(true, Ordering::Relaxed) {
+            return self.stream();
+        }
+        let (told, Descriptor { digest, size: bytes, .. }) = (images.clone(), self.descriptor().clone());
+        let fetch = Fetch {
+            // Lower layers are wanted before higher ones, and would wait for their turn until those are read.
+            registry: registry.unqueued(),
+            repository: repository.clone(),
+            descriptor: self.descriptor().clone(),
+            runtime: images.runtime().clone(),
+            on: Box::new(self.teller()),
+            done: Box::new(move || told.tell(ImageEvent::Downloaded { digest, bytes })),
+        };
+        let this = self.clone();
+        Ok(Box::new(Passing::begin(fetch, move || this.transfer().map_err(io::Error::other)?.open())))
+    }
+
+    /// Makes events of how many bytes are here.
+    fn teller(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let (images, first) = (self.inner.images.clone(), AtomicBool::new(true));
+        let Descriptor { digest, size: of, .. } = self.descriptor().clone();
+        move |bytes| {
+            let digest = digest.clone();
+            images.tell(if first.swap(false, Ordering::Relaxed) {
+                ImageEvent::Downloading { digest, from: bytes, of }
+            } else {
+                ImageEvent::Received { digest, bytes, of }
+            });
+        }
+    }
+
+    /// Whether a download that keeps the bytes has begun.
+    fn is_begun(&self) -> bool {
+        self.inner.transfer.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Begins to download the layer, if it is not on this machine. Does not wait, and fails later: when it is opened.
     pub fn begin(&self) {
         if !self.is_here() && self.unpacked().is_none() {
@@ -181,8 +229,7 @@ impl LayerSource {
     /// The layer's bytes for an upload that takes them while they arrive. `None` if they are on this machine, or somebody
     /// here wants them too: then they are had from here.
     pub fn relay(&self) -> Option<Relay> {
-        let begun = self.inner.transfer.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if begun || self.is_here() {
+        if self.is_begun() || self.is_here() {
             return None;
         }
         let (registry, repository) = (self.inner.images.registry()?, self.inner.repository.as_ref()?);
@@ -301,15 +348,10 @@ impl LayerSource {
             return Err(self.absent());
         };
         let _turn = images.download_turn().await;
-        let first = AtomicBool::new(true);
+        let tell = self.teller();
         let on = |bytes| {
             arrived(bytes);
-            let (digest, of) = (descriptor.digest.clone(), descriptor.size);
-            images.tell(if first.swap(false, Ordering::Relaxed) {
-                ImageEvent::Downloading { digest, from: bytes, of }
-            } else {
-                ImageEvent::Received { digest, bytes, of }
-            });
+            tell(bytes);
         };
         let blob = if media_type::is_foreign(&descriptor.media_type) {
             self.foreign(registry, repository, &on).await?

@@ -309,6 +309,86 @@ async fn a_streamed_layer_is_given_while_it_arrives_and_ends_in_an_error_if_it_i
     assert_eq!(tokio::task::spawn_blocking(again).await.unwrap().unwrap(), base.layers[1]);
 }
 
+/// Reads the layer as it passes by.
+async fn pass(layer: &LayerSource) -> std::io::Result<Vec<u8>> {
+    let layer = layer.clone();
+    let read = move || {
+        let mut bytes = Vec::new();
+        layer.pass().and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_passes_by_is_not_kept_until_it_is_wanted_again() {
+    let world = World::new();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
+    world.remote.put("12", &base);
+    world.remote.on_blobs([Fault::Serve, Fault::CutAfter(900_000), Fault::Serve, Fault::Status(503)]);
+    let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+    let (layer, digest) = (&found.layers[1], base.layer(1).digest);
+    assert!(pass(layer).await.unwrap() == base.layers[1]);
+    assert_eq!(world.remote.downloads(&digest), 2, "it went on where it broke");
+    assert!(!layer.is_here(), "it was kept");
+    assert_eq!(world.received(), 1);
+    for _ in 0..2 {
+        assert!(pass(layer).await.unwrap() == base.layers[1]);
+        assert!(layer.is_here());
+    }
+    assert_eq!(world.remote.downloads(&digest), 2 + 2, "once more, with an error, for all who want it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_wrong_does_not_pass_by() {
+    let world = World::new();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
+    world.remote.put("12", &base);
+    world.remote.on_blobs([Fault::Serve, Fault::WrongBytes]);
+    let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+    let error = pass(&found.layers[1]).await.unwrap_err().to_string();
+    assert!(error.contains("sha256:"), "{error}");
+    assert!(pass(&found.layers[1]).await.unwrap() == base.layers[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_passes_by_slowly_is_downloaded_in_pieces_and_read_on() {
+    let world = World::new();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
+    world.remote.put("12", &base);
+    let images = world.images_by(Some(in_pieces(500_000)));
+    let found = find(&images, &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+    assert!(pass(&found.layers[1]).await.unwrap() == base.layers[1]);
+    assert!(found.layers[1].is_here(), "pieces need a file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_whose_reader_leaves_is_not_fetched_to_its_end() {
+    let world = World::new();
+    let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 30_000_000))]);
+    world.remote.put("12", &base);
+    let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+    let layer = found.layers[1].clone();
+    let begin = move || {
+        let mut begin = vec![0; 1000];
+        layer.pass().and_then(|mut reader| reader.read_exact(&mut begin)).map(|()| begin)
+    };
+    let begin = tokio::task::spawn_blocking(begin).await.unwrap().unwrap();
+    assert!(begin == base.layers[1][..1000]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let most = world
+        .events
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|event| match event {
+            ImageEvent::Received { bytes, .. } => Some(*bytes),
+            _ => None,
+        })
+        .max()
+        .unwrap();
+    assert!(most < 30_000_000, "it was fetched for nobody");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_that_open_one_layer_download_it_once() {
     let world = World::new();

@@ -1,0 +1,280 @@
+//! A layer that is read while it arrives from a registry, and that nobody keeps: for builds that look for a few names in
+//! it and need no more of it. It takes no room on disk, whatever its size.
+//!
+//! A stream that turns out slow is given up for the download that others share, which can use several connections but
+//! needs a file for that. The reader notices nothing: what it had is compared with the beginning of the file.
+
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::channel::mpsc;
+use futures::{SinkExt as _, StreamExt as _};
+use kiln_oci::{Descriptor, Digest, Hasher, Repository};
+use kiln_registry::{Ahead, BlobSink, Registry};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::transfer::Growing;
+
+/// Bytes are handed over when there are so many, since each handing over wakes a thread.
+const BATCH: usize = 256 << 10;
+
+/// How many such batches wait for the reader.
+const WAITING: usize = 4;
+
+/// A stream that is further than this, in bytes, is not given up: they would be fetched again.
+const MOST_AGAIN: u64 = 16 << 20;
+
+type Batch = Vec<Bytes>;
+
+/// What a layer is read from.
+pub(super) struct Fetch {
+    pub(super) registry: Registry,
+    pub(super) repository: Repository,
+    pub(super) descriptor: Descriptor,
+    pub(super) runtime: Handle,
+    /// Told how many bytes have come.
+    pub(super) on: Box<dyn Fn(u64) + Send + Sync>,
+    /// Told when all have, and are sound.
+    pub(super) done: Box<dyn FnOnce() + Send>,
+}
+
+/// Reads a layer while it arrives. The end is only reached if the whole had its digest: believe nothing before.
+pub(super) struct Passing<O> {
+    runtime: Handle,
+    from: From,
+    current: VecDeque<Bytes>,
+    /// Opens the shared download, at its beginning.
+    shared: O,
+}
+
+enum From {
+    Stream(Stream),
+    File(Growing),
+    /// It has ended, well or not.
+    Nothing,
+}
+
+struct Stream {
+    batches: mpsc::Receiver<Batch>,
+    end: Arc<Mutex<Option<End>>>,
+    task: AbortHandle,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How a stream ended.
+enum End {
+    Sound,
+    Failed(String),
+    /// It came slowly: so many bytes, which the hasher has seen.
+    Slow(u64, Hasher),
+}
+
+impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
+    /// Begins to fetch. `shared` is asked for another way to the same bytes if they come slowly.
+    pub(super) fn begin(fetch: Fetch, shared: O) -> Self {
+        let (sender, batches) = mpsc::channel(WAITING);
+        let end = Arc::new(Mutex::new(None));
+        let (runtime, told) = (fetch.runtime.clone(), Arc::clone(&end));
+        let task = runtime.spawn(async move {
+            (fetch.on)(0);
+            let mut hand = Hand::new(sender, &fetch.descriptor.digest, fetch.on);
+            let pulled = fetch.registry.pull_blob(&fetch.repository, &fetch.descriptor, 0, &mut hand).await;
+            let ended = match pulled {
+                Err(_) if hand.is_slow => End::Slow(hand.position, hand.hasher.clone()),
+                Err(error) => End::Failed(error.to_string()),
+                Ok(()) => {
+                    (fetch.done)();
+                    End::Sound
+                }
+            };
+            // Nobody reads any more where that fails.
+            drop(hand.sender.send(std::mem::take(&mut hand.batch)).await);
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended);
+            // The reader sees the end of the channel, and then looks how it came about.
+            drop(hand);
+        });
+        let from = From::Stream(Stream { batches, end, task: task.abort_handle() });
+        Self { runtime, from, current: VecDeque::new(), shared }
+    }
+
+    /// The stream is over: at its end, or because another way is better.
+    fn turn(&mut self) -> io::Result<()> {
+        let From::Stream(stream) = std::mem::replace(&mut self.from, From::Nothing) else { return Ok(()) };
+        match stream.end.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(End::Sound) => Ok(()),
+            Some(End::Failed(why)) => Err(io::Error::other(why)),
+            Some(End::Slow(position, hasher)) => {
+                let mut file = (self.shared)()?;
+                let mut again = Hasher::new(hasher.clone().finish().algorithm());
+                let mut begin = (&mut file).take(position);
+                let mut buffer = vec![0; BATCH];
+                loop {
+                    match begin.read(&mut buffer)? {
+                        0 => break,
+                        length => again.update(&buffer[..length]),
+                    }
+                }
+                if again.finish() != hasher.finish() {
+                    return Err(io::Error::other("what came first was not the beginning of the layer"));
+                }
+                self.from = From::File(file);
+                Ok(())
+            }
+            None => Err(io::Error::other("the transfer was stopped")),
+        }
+    }
+}
+
+impl<O: FnMut() -> io::Result<Growing>> Read for Passing<O> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.front().is_none_or(Bytes::is_empty) {
+            self.current.pop_front();
+            if !self.current.is_empty() {
+                continue;
+            }
+            match &mut self.from {
+                From::Stream(stream) => match self.runtime.block_on(stream.batches.next()) {
+                    Some(batch) => self.current = batch.into(),
+                    None => self.turn()?,
+                },
+                From::File(file) => return file.read(buffer),
+                From::Nothing => return Ok(0),
+            }
+        }
+        let Some(piece) = self.current.front_mut() else { return Ok(0) };
+        let length = buffer.len().min(piece.len());
+        buffer[..length].copy_from_slice(&piece.split_to(length));
+        Ok(length)
+    }
+}
+
+/// Hands on what arrives.
+struct Hand {
+    sender: mpsc::Sender<Batch>,
+    batch: Batch,
+    /// How much the batch has.
+    held: usize,
+    hasher: Hasher,
+    position: u64,
+    is_slow: bool,
+    on: Box<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Hand {
+    fn new(sender: mpsc::Sender<Batch>, digest: &Digest, on: Box<dyn Fn(u64) + Send + Sync>) -> Self {
+        let hasher = Hasher::new(digest.algorithm());
+        Self { sender, batch: Batch::new(), held: 0, hasher, position: 0, is_slow: false, on }
+    }
+}
+
+impl BlobSink for Hand {
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sender.poll_ready(context).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take(Bytes::copy_from_slice(bytes))
+    }
+
+    fn take(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.hasher.update(&bytes);
+        self.position += bytes.len() as u64;
+        (self.on)(self.position);
+        self.held += bytes.len();
+        self.batch.push(bytes);
+        if self.held < BATCH {
+            return Ok(());
+        }
+        self.held = 0;
+        let batch = std::mem::take(&mut self.batch);
+        self.sender.try_send(batch).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        Some(self.hasher.clone().finish())
+    }
+
+    fn ahead(&mut self) -> Option<&mut dyn Ahead> {
+        (self.position <= MOST_AGAIN).then_some(self)
+    }
+}
+
+/// Nothing can be handed on out of order. Being asked to says that the one stream is slow.
+impl Ahead for Hand {
+    fn put(&mut self, _offset: u64, _bytes: &[u8]) -> io::Result<()> {
+        self.is_slow = true;
+        Err(io::Error::other("the layer comes slowly"))
+    }
+
+    fn take_in(&mut self, _end: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn forget(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use kiln_store::{Durability, Store};
+
+    use super::super::transfer::Transfer;
+    use super::*;
+
+    /// Reads a stream that was slow after `begin`, while the download brings `whole`.
+    fn read_on(begin: &[u8], whole: &[u8]) -> io::Result<Vec<u8>> {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::create(&directory.path().join("store"), Durability::Scratch).unwrap();
+        let mut writer = store.writer(Some(Digest::of(whole))).unwrap();
+        writer.write_all(whole).unwrap();
+        let digest = writer.commit().unwrap();
+        let transfer = Transfer::new(directory.path().join("part"));
+        transfer.end(Ok(store.blob(&digest).unwrap().unwrap()));
+
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (mut sender, batches) = mpsc::channel(WAITING);
+        let mut hasher = Hasher::sha256();
+        for piece in begin.chunks(3) {
+            hasher.update(piece);
+            sender.try_send(vec![Bytes::copy_from_slice(piece)]).unwrap();
+        }
+        let end = Arc::new(Mutex::new(Some(End::Slow(begin.len() as u64, hasher))));
+        let task = runtime.spawn(async {}).abort_handle();
+        let from = From::Stream(Stream { batches, end, task });
+        let (runtime, shared) = (runtime.handle().clone(), move || transfer.open());
+        let mut passing = Passing { runtime, from, current: VecDeque::new(), shared };
+        drop(sender);
+        let mut bytes = Vec::new();
+        passing.read_to_end(&mut bytes).map(|_| bytes)
+    }
+
+    #[test]
+    fn what_follows_a_slow_stream_comes_from_the_download() {
+        assert_eq!(
+            read_on(b"the begin", b"the beginning and the rest").unwrap(),
+            b"the beginning and the rest"
+        );
+        assert_eq!(read_on(b"", b"all").unwrap(), b"all");
+        assert_eq!(read_on(b"all", b"all").unwrap(), b"all");
+    }
+
+    #[test]
+    fn a_download_that_begins_otherwise_is_not_taken_for_the_rest() {
+        for whole in [b"the Beginning and the rest".as_slice(), b"the", b""] {
+            let error = read_on(b"the begin", whole).unwrap_err().to_string();
+            assert!(error.contains("beginning"), "{error}");
+        }
+    }
+}
