@@ -178,6 +178,8 @@ async fn push_layer(
                     sent => return sent.map_err(BuildError::other),
                 }
             }
+            // An upload that waited for a download of the same registry would keep the connection that it needs.
+            source.fetch().await.map_err(BuildError::other)?;
             registry.send_blob(to, layer, &LayerBytes(source)).await
         }
         LayerOrigin::Cached(hit) => return send_cached(session, to, layer, &hit).await,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use kiln_integration::work::{Work, text};
 use kiln_testkit::{RegistryBuilder, Route, TestRegistry};
@@ -154,4 +155,31 @@ fn a_link_that_leads_elsewhere_is_followed_though_the_base_went_by() {
     let image = kiln_integration::flat::Image::read(Path::new(&layout));
     let layers = image.layers_text(4);
     assert!(layers.contains("srv/real/f"), "{layers}");
+}
+
+#[test]
+fn uploads_and_downloads_of_one_registry_do_not_wait_for_each_other() {
+    let site = site(TestRegistry::builder().no_mounts());
+    let many: String = (0..12).map(|number| format!("COPY noise /{number}\n")).collect();
+    let base = site.name("many");
+    site.work.builds(&format!("FROM scratch\nADD base.tar /\nENV PATH=/bin\n{many}"), &["-d", &base]);
+    for (repository, step) in [("copied", "COPY f /app/f"), ("run", "RUN echo 1 > /f")] {
+        let name = site.name(repository);
+        let mut build =
+            site.work.command(&format!("FROM {base}\n{step}\n"), &["-d", &name, "--max-concurrency=2"]);
+        let mut child = build.spawn().unwrap();
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if began.elapsed() > Duration::from_secs(30) {
+                child.kill().unwrap();
+                panic!("{step}: they wait for each other");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(status.success(), "{step}");
+        assert_eq!(Site::layers(&site.registry, repository).len(), 14, "{step}");
+    }
 }

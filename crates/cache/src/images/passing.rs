@@ -45,13 +45,13 @@ pub(super) struct Fetch {
 /// Reads a layer while it arrives. The end is only reached if the whole had its digest: believe nothing before.
 pub(super) struct Passing<O> {
     runtime: Handle,
-    from: From,
+    from: Supply,
     current: VecDeque<Bytes>,
     /// Opens the shared download, at its beginning.
     shared: O,
 }
 
-enum From {
+enum Supply {
     Stream(Stream),
     File(Growing),
     /// It has ended, well or not.
@@ -102,13 +102,15 @@ impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
             // The reader sees the end of the channel, and then looks how it came about.
             drop(hand);
         });
-        let from = From::Stream(Stream { batches, end, task: task.abort_handle() });
+        let from = Supply::Stream(Stream { batches, end, task: task.abort_handle() });
         Self { runtime, from, current: VecDeque::new(), shared }
     }
 
     /// The stream is over: at its end, or because another way is better.
-    fn turn(&mut self) -> io::Result<()> {
-        let From::Stream(stream) = std::mem::replace(&mut self.from, From::Nothing) else { return Ok(()) };
+    fn leave_stream(&mut self) -> io::Result<()> {
+        let Supply::Stream(stream) = std::mem::replace(&mut self.from, Supply::Nothing) else {
+            return Ok(());
+        };
         match stream.end.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(End::Sound) => Ok(()),
             Some(End::Failed(why)) => Err(io::Error::other(why)),
@@ -126,7 +128,7 @@ impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
                 if again.finish() != hasher.finish() {
                     return Err(io::Error::other("what came first was not the beginning of the layer"));
                 }
-                self.from = From::File(file);
+                self.from = Supply::File(file);
                 Ok(())
             }
             None => Err(io::Error::other("the transfer was stopped")),
@@ -142,12 +144,12 @@ impl<O: FnMut() -> io::Result<Growing>> Read for Passing<O> {
                 continue;
             }
             match &mut self.from {
-                From::Stream(stream) => match self.runtime.block_on(stream.batches.next()) {
+                Supply::Stream(stream) => match self.runtime.block_on(stream.batches.next()) {
                     Some(batch) => self.current = batch.into(),
-                    None => self.turn()?,
+                    None => self.leave_stream()?,
                 },
-                From::File(file) => return file.read(buffer),
-                From::Nothing => return Ok(0),
+                Supply::File(file) => return file.read(buffer),
+                Supply::Nothing => return Ok(0),
             }
         }
         let Some(piece) = self.current.front_mut() else { return Ok(0) };
@@ -252,7 +254,7 @@ mod tests {
         }
         let end = Arc::new(Mutex::new(Some(End::Slow(begin.len() as u64, hasher))));
         let task = runtime.spawn(async {}).abort_handle();
-        let from = From::Stream(Stream { batches, end, task });
+        let from = Supply::Stream(Stream { batches, end, task });
         let (runtime, shared) = (runtime.handle().clone(), move || transfer.open());
         let mut passing = Passing { runtime, from, current: VecDeque::new(), shared };
         drop(sender);
