@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use kiln_integration::registry::{Registry, Setup};
+use kiln_integration::servers::FileServer;
 use kiln_integration::work::{Work, text};
-use kiln_testkit::{RegistryBuilder, Route, TestRegistry};
+use kiln_testkit::{RegistryBuilder, Route, TestAuthority, TestRegistry};
 
 struct Site {
     registry: TestRegistry,
@@ -161,6 +163,20 @@ fn a_link_that_leads_elsewhere_is_followed_though_the_base_went_by() {
     assert!(index.contains(&kiln_oci::Digest::of(&pushed).to_string()), "{index}");
 }
 
+/// How a program ends; nothing if it has to be ended after so many seconds.
+fn ends(child: &mut Child, seconds: u64) -> Option<ExitStatus> {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
 #[test]
 fn uploads_and_downloads_of_one_registry_do_not_wait_for_each_other() {
     let site = site(TestRegistry::builder().no_mounts());
@@ -171,19 +187,40 @@ fn uploads_and_downloads_of_one_registry_do_not_wait_for_each_other() {
         let name = site.name(repository);
         let mut build =
             site.work.command(&format!("FROM {base}\n{step}\n"), &["-d", &name, "--max-concurrency=2"]);
-        let mut child = build.spawn().unwrap();
-        let began = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status;
-            }
-            if began.elapsed() > Duration::from_secs(30) {
-                child.kill().unwrap();
-                panic!("{step}: they wait for each other");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        assert!(status.success(), "{step}");
+        let status = ends(&mut build.spawn().unwrap(), 30);
+        assert!(status.is_some_and(|status| status.success()), "{step}");
         assert_eq!(Site::layers(&site.registry, repository).len(), 14, "{step}");
     }
+}
+
+/// What is kept of a layer before its turn is bounded; a stream that nobody reads meanwhile must not hold up the others.
+#[test]
+fn layers_that_wait_for_their_turn_hold_up_no_other() {
+    let (work, authority) = (Work::new(&[]), TestAuthority::new());
+    let ca = work.file("ca.pem", &authority.ca);
+    let registry = Registry::with(&Setup { tls: Some(authority.server_pem()), ..Setup::default() });
+    let trust = format!("--registry-certificate={}={ca}", registry.host);
+    let mut state = 1_u64;
+    let mut noise = |bytes: usize| -> String {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b' ' + u8::try_from((state >> 40) % 90).unwrap())
+        };
+        (0..bytes).map(|_| next()).collect()
+    };
+    let mut base = "FROM scratch\n".to_owned();
+    for layer in 0..6 {
+        for number in 0..3 {
+            work.bench.file(&format!("{layer}/{number}"), &noise(3_000_000));
+        }
+        base.push_str(&format!("COPY {layer} /srv/\n"));
+    }
+    let (name, out) = (format!("{}/base:1", registry.host), format!("{}/out:1", registry.host));
+    work.builds(&base, &["-d", &name, &trust]);
+    let web = FileServer::start(&work.bench.context());
+    // Nobody knows what is in the archive: all that is below /srv is of interest.
+    let dockerfile = format!("FROM {name}\nADD --unpack=true {}/base.tar /srv/\n", web.address);
+    let mut child = work.command(&dockerfile, &["-d", &out, &trust]).spawn().unwrap();
+    let status = ends(&mut child, 60);
+    assert!(status.is_some_and(|status| status.success()));
 }

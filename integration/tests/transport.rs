@@ -244,8 +244,11 @@ fn a_registry_with_tls_is_spoken_to_by_http_2_unless_that_is_turned_off() {
         work.bench.file("f", &noise(300_000));
         let image = format!("{}/app:1", registry.host);
         let trust = format!("--registry-certificate={}={ca}", registry.host);
+        // A base that is kept: what only passes by has connections of its own.
+        let layout = work.text_path(&format!("layout{off}"));
         for dockerfile in [SMALL.to_owned(), format!("FROM {image}\nCOPY f /g\n")] {
-            let mut command = work.command(&dockerfile, &["-d", &image, &trust]);
+            let mut command =
+                work.command(&dockerfile, &["-d", &image, &trust, "--oci-layout-path", &layout]);
             let output = command.env("FF_KANIKO_DISABLE_HTTP2", off).output().unwrap();
             assert!(output.status.success(), "{}", text(&output));
         }

@@ -146,6 +146,9 @@ impl Registry {
         let scopes = scope(&place.path, RegistryOperation::Pull);
         let path = format!("/v2/{}/blobs/{digest}", place.path);
         let mut ask = Ask::new(Method::GET, To::Path(path), &scopes, &at).queued(self.is_queued());
+        if !self.is_queued() {
+            ask = ask.apart();
+        }
         if download.position > 0 {
             ask = ask.header(RANGE, &format!("bytes={}-", download.position));
         }

@@ -55,8 +55,9 @@ impl Registry {
         Self { reads: Direction::Push, ..self.clone() }
     }
 
-    /// The same registry, whose pulls of blobs wait for no turn. For bytes that are sent on while they arrive: the upload
-    /// has its turn already, and of two that wait for each other at one registry neither would get on.
+    /// The same registry, whose pulls of blobs wait for no turn, each over a connection of its own. For bytes that are
+    /// handed on while they arrive: an upload has its turn already, and of two that wait for each other at one registry
+    /// neither would get on; and what nobody reads for a while fills a connection that HTTP/2 would share.
     #[must_use]
     pub fn unqueued(&self) -> Self {
         Self { queued: false, ..self.clone() }
