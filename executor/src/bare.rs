@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kiln_oci::Digest;
 use kiln_oci::media_type::Compression;
 use kiln_plan::{Hit, Step, Verdict};
 use kiln_rootfs::{BaseLayer, Delta, Interest, View, skeleton};
@@ -77,8 +78,8 @@ impl Bare {
             }
         }
         let once = looks_once(work);
-        let layers =
-            below.iter().map(|layer| base_layer_of(session, layer, once)).collect::<Result<Vec<_>, _>>()?;
+        let layers = below.iter().map(|layer| base_layer_of(session, layer, once));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let into = tempfile::tempdir_in(session.directory("skeletons")?).map_err(BuildError::other)?.keep();
         let again = into.join("again");
         // Once more if what was downloaded first turned out wrong.
@@ -91,9 +92,13 @@ impl Bare {
 
 /// A layer of the stage as a snapshotter takes it, from wherever its bytes are. If the build looks at it `once`, it is not
 /// kept unless an upload wants it too.
-fn base_layer_of(session: &Session, layer: &Layer, once: bool) -> Result<BaseLayer, BuildError> {
+fn base_layer_of(session: &Arc<Session>, layer: &Layer, once: bool) -> Result<BaseLayer, BuildError> {
     match session.origin(&layer.descriptor.digest) {
-        LayerOrigin::Image(source) if once && !is_sent(session, layer) => Ok(passing_layer(&source)),
+        LayerOrigin::Image(source) if once => {
+            // Asked when the layer is read: the first needn't wait for what is said of the last.
+            let (session, digest) = (Arc::clone(session), layer.descriptor.digest.clone());
+            Ok(passing_layer(&source, move || is_sent(&session, &digest)))
+        }
         LayerOrigin::Image(source) => {
             source.begin();
             Ok(base_layer(&source, true))
@@ -112,12 +117,9 @@ fn base_layer_of(session: &Session, layer: &Layer, once: bool) -> Result<BaseLay
 }
 
 /// Whether a destination wants the layer's bytes.
-fn is_sent(session: &Session, layer: &Layer) -> bool {
+fn is_sent(session: &Session, layer: &Digest) -> bool {
     let mut destinations = session.request.output.destinations.iter();
-    destinations.any(|name| {
-        let wants = session.uploads.wants_bytes(&name.repository, &layer.descriptor.digest);
-        session.runtime.block_on(wants)
-    })
+    destinations.any(|name| session.runtime.block_on(session.uploads.wants_bytes(&name.repository, layer)))
 }
 
 /// Whether nothing else in the build wants to read what this stage is based on: no tree is unpacked, and no file holds it

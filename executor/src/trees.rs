@@ -181,12 +181,15 @@ pub(crate) fn base_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
     blob_layer(layer, streamed)
 }
 
-/// As a streamed [`base_layer`], whose bytes are not kept.
-pub(crate) fn passing_layer(layer: &LayerSource) -> BaseLayer {
+/// As a streamed [`base_layer`], whose bytes are only kept if that `is_wanted` when they are read.
+pub(crate) fn passing_layer(
+    layer: &LayerSource,
+    is_wanted: impl Fn() -> bool + Send + Sync + 'static,
+) -> BaseLayer {
     if let Some(path) = layer.unpacked() {
         return BaseLayer::Unpacked { diff_id: *layer.diff_id(), path };
     }
-    blob(layer, LayerSource::pass)
+    blob(layer, move |source| if is_wanted() { source.stream() } else { source.pass() })
 }
 
 fn blob_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
