@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kiln_oci::Digest;
 use kiln_oci::media_type::Compression;
-use kiln_plan::{Hit, Step, Verdict};
+use kiln_oci::{Digest, Platform};
+use kiln_plan::{Base, BuildPlan, Hit, ImageName, Stage, Step, Verdict};
 use kiln_rootfs::{BaseLayer, Delta, Interest, View, skeleton};
 
 use crate::error::BuildError;
@@ -122,9 +122,42 @@ fn is_sent(session: &Session, layer: &Digest) -> bool {
     destinations.any(|name| session.runtime.block_on(session.uploads.wants_bytes(&name.repository, layer)))
 }
 
-/// Whether nothing else in the build wants to read what this stage is based on: no tree is unpacked, and no file holds it
-/// in the end.
+/// Whether nothing else in the build wants to read what this stage is based on: no tree is unpacked, no file holds it in
+/// the end, and no further skeleton is made of it.
 fn looks_once(work: &StageWork) -> bool {
-    let output = &work.session.request.output;
-    work.trees.is_none() && output.archive.is_none() && output.layout.is_none() && !output.attest.sbom
+    let (plan, output) = (&work.plan, &work.session.request.output);
+    if work.trees.is_some() || output.archive.is_some() || output.layout.is_some() || output.attest.sbom {
+        return false;
+    }
+    let image = image_below(plan, work.place);
+    let places = (0..plan.stages.len()).filter(|place| image_below(plan, *place) == image);
+    places.map(|place| skeletons(&plan.stages[place])).sum::<usize>() == 1
+}
+
+/// The image that a stage begins with, by way of other stages perhaps.
+fn image_below(plan: &BuildPlan, mut place: usize) -> Option<(&ImageName, &Platform)> {
+    loop {
+        let stage = &plan.stages[place];
+        match &stage.base {
+            Base::Scratch => return None,
+            Base::Image(image) => return Some((image, &stage.platform)),
+            Base::Stage(below) => place = *below,
+        }
+    }
+}
+
+/// How many skeletons a stage makes: one for all its steps that have no cached one between them.
+fn skeletons(stage: &Stage) -> usize {
+    let (mut count, mut goes_on) = (0, false);
+    for step in &stage.steps {
+        match step.verdict {
+            Verdict::Skip => {}
+            Verdict::Reuse(_) => goes_on = false,
+            Verdict::Run { .. } => {
+                count += usize::from(!goes_on);
+                goes_on = true;
+            }
+        }
+    }
+    count
 }

@@ -147,6 +147,20 @@ fn a_base_that_a_file_or_a_list_is_made_of_comes_once() {
 }
 
 #[test]
+fn a_base_of_several_stages_that_only_look_comes_once() {
+    let site = site(TestRegistry::builder());
+    let base = site.base();
+    let dockerfile = format!("FROM {base} AS a\nCOPY f /app/f\nFROM a\nCOPY f /app/g\n");
+    assert_eq!(site.kept(&dockerfile, &["-d", &site.name("out")]), [true; 4]);
+    assert_eq!(site.fetched(), [1; 4]);
+    // A stage that does nothing looks at nothing.
+    site.registry.forget();
+    let dockerfile = format!("FROM {base} AS a\nENV A=1\nFROM a\nCOPY f /app/h\n");
+    assert_eq!(site.kept(&dockerfile, &["-d", &site.name("out")]), [false; 4]);
+    assert_eq!(site.fetched(), [1; 4]);
+}
+
+#[test]
 fn a_link_that_leads_elsewhere_is_followed_though_the_base_went_by() {
     let site = site(TestRegistry::builder());
     let dockerfile = format!("FROM {}\nCOPY f /opt/f\nCOPY f /opt/away\n", site.base());
