@@ -205,7 +205,9 @@ async fn pieces_keep_to_the_number_of_connections() {
     options.retries.pull = 1;
     world.pull(options).await.unwrap();
     assert!(world.sink.taken == world.blob);
-    // Both connections were silent for half a second, and no third one was made meanwhile.
+    // Both connections were silent for half a second, and no third one was made meanwhile: what is asked for next is the
+    // rest of either piece, whichever is given up first.
     let asked = world.ranges();
-    assert_eq!(asked[3].split('-').next_back(), asked[1].split('-').next_back(), "{asked:?}");
+    let end = |request: usize| asked[request].split('-').next_back();
+    assert!([end(1), end(2)].contains(&end(3)), "{asked:?}");
 }
