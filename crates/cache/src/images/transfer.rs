@@ -137,14 +137,30 @@ impl Growing {
         let mut state = self.transfer.state();
         loop {
             if state.restarts != self.restarts {
-                return Err(io::Error::other(
-                    "what was downloaded first was not what it should be; try again",
-                ));
+                return Err(self.spoilt(state));
             }
             match &state.end {
                 Some(Ok(blob)) => return Ok(blob.len() - self.position.min(blob.len())),
                 Some(Err(error)) => return Err(io::Error::other(Arc::clone(error))),
                 None if state.bytes >= self.position + STEP => return Ok(state.bytes - self.position),
+                None => state = self.transfer.moved.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+impl Growing {
+    /// What was read is not the layer. It is told when the download is over, so that who asks again gets another one and
+    /// not the failure of this one.
+    fn spoilt(&self, mut state: MutexGuard<'_, State>) -> io::Error {
+        loop {
+            match &state.end {
+                Some(Err(error)) => return io::Error::other(Arc::clone(error)),
+                Some(Ok(_)) => {
+                    return io::Error::other(
+                        "what was downloaded first was not what it should be; try again",
+                    );
+                }
                 None => state = self.transfer.moved.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
@@ -160,7 +176,8 @@ impl Read for Growing {
         }
         let read = self.file.read_at(&mut buffer[..most], self.position)?;
         if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            // It was emptied to begin again.
+            return Err(self.spoilt(self.transfer.state()));
         }
         self.position += read as u64;
         Ok(read)
@@ -222,12 +239,15 @@ mod tests {
         let mut begin = vec![0; 1000];
         reader.read_exact(&mut begin).unwrap();
         transfer.arrived(0);
-        assert!(reader.read_exact(&mut begin).is_err());
+        let reading = std::thread::spawn(move || reader.read_exact(&mut begin));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!reading.is_finished(), "who asks again now would get the same download");
         let gone = ImageError::OfflineBlob {
             image: Box::new("debian:12".parse().unwrap()),
             digest: Digest::of(b"layer"),
         };
         transfer.end(Err(Arc::new(gone)));
+        assert!(reading.join().unwrap().unwrap_err().to_string().contains("--offline"));
         assert!(transfer.open().unwrap_err().to_string().contains("--offline"));
     }
 }
