@@ -196,24 +196,30 @@ impl BlobSink for Hand {
         if self.held < BATCH {
             return Ok(());
         }
+        if let Err(refused) = self.sender.try_send(std::mem::take(&mut self.batch)) {
+            // It goes in the end: it was counted.
+            self.batch = refused.into_inner();
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.held = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.sender.try_send(batch).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        Ok(())
     }
 
     fn digest(&self) -> Option<Digest> {
         Some(self.hasher.clone().finish())
     }
 
+    /// Asked for where the stream is slow, and only there. Who was given it once gets it again, however far the stream comes
+    /// meanwhile.
     fn ahead(&mut self) -> Option<&mut dyn Ahead> {
-        (self.position <= MOST_AGAIN).then_some(self)
+        self.is_slow |= self.position <= MOST_AGAIN;
+        if self.is_slow { Some(self) } else { None }
     }
 }
 
-/// Nothing can be handed on out of order. Being asked to says that the one stream is slow.
+/// Nothing can be handed on out of order: the stream ends where that is tried.
 impl Ahead for Hand {
     fn put(&mut self, _offset: u64, _bytes: &[u8]) -> io::Result<()> {
-        self.is_slow = true;
         Err(io::Error::other("the layer comes slowly"))
     }
 
@@ -260,6 +266,27 @@ mod tests {
         drop(sender);
         let mut bytes = Vec::new();
         passing.read_to_end(&mut bytes).map(|_| bytes)
+    }
+
+    #[test]
+    fn a_hand_that_gives_up_has_handed_on_all_that_it_counted() {
+        let (sender, mut batches) = mpsc::channel(WAITING);
+        let mut hand = Hand::new(sender, &Digest::of(b""), Box::new(|_| ()));
+        assert!(hand.ahead().is_some(), "it is asked because the stream is slow");
+        hand.position = MOST_AGAIN;
+        let piece = Bytes::from(vec![7; BATCH]);
+        // Pieces come whether there is room or not.
+        while hand.take(piece.clone()).is_ok() {}
+        assert!(hand.ahead().is_some() && hand.is_slow, "it was given before");
+        let mut handed = hand.batch.iter().map(Bytes::len).sum::<usize>();
+        while let Ok(batch) = batches.try_recv() {
+            handed += batch.iter().map(Bytes::len).sum::<usize>();
+        }
+        assert_eq!(handed as u64, hand.position - MOST_AGAIN);
+        let (sender, _batches) = mpsc::channel(WAITING);
+        let mut hand =
+            Hand { position: MOST_AGAIN + 1, ..Hand::new(sender, &Digest::of(b""), Box::new(|_| ())) };
+        assert!(hand.ahead().is_none() && !hand.is_slow, "too much would be fetched again");
     }
 
     #[test]

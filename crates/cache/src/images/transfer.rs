@@ -147,9 +147,7 @@ impl Growing {
             }
         }
     }
-}
 
-impl Growing {
     /// What was read is not the layer. It is told when the download is over, so that who asks again gets another one and
     /// not the failure of this one.
     fn spoilt(&self, mut state: MutexGuard<'_, State>) -> io::Error {
