@@ -11,9 +11,10 @@ fn root() -> PathBuf {
 /// What each crate may name of ours.
 fn allowed(name: &str) -> &'static [&'static str] {
     match name {
-        "kiln-oci" | "kiln-dockerfile" => &[],
+        "kiln-oci" | "kiln-dockerfile" | "kiln-inflate" => &[],
         "kiln-plan" => &["oci", "dockerfile"],
-        "kiln-store" | "kiln-attest" | "kiln-cloud" | "kiln-rootfs" | "kiln-testkit" => &["oci"],
+        "kiln-store" | "kiln-attest" | "kiln-cloud" | "kiln-testkit" => &["oci"],
+        "kiln-rootfs" => &["oci", "inflate"],
         "kiln-registry" => &["oci", "cloud"],
         "kiln-integration" => &["oci", "testkit"],
         "kiln-sandbox" => &["oci", "rootfs"],

@@ -4,11 +4,11 @@
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-use flate2::bufread::MultiGzDecoder;
+use kiln_inflate::{GzipReader, Piece};
 use kiln_oci::media_type::Compression;
 
 /// How much is handed over at a time, and how many such pieces may wait: together they bound the memory.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = Piece::SIZE;
 const WAITING: usize = 8;
 
 /// How much is read at a time of what is compressed.
@@ -24,16 +24,16 @@ pub fn decompress(input: impl Read + Send + 'static, said: Compression) -> impl 
     // The thread ends when the receiver is gone: its next send fails.
     let spawned = std::thread::Builder::new().name("decompress".to_owned()).spawn(move || {
         let pieces = Outgoing { sender, used };
-        if let Err(error) = pieces.send_all(Decoder::new(input, said)) {
+        if let Err(error) = pieces.send_all(&mut Decoder::new(input, said)) {
             drop(pieces.sender.send(Err(error)));
         }
     });
-    Pieces { receiver, done, current: Vec::new(), at: 0, failed: spawned.err() }
+    Pieces { receiver, done, current: Piece::default(), failed: spawned.err() }
 }
 
 /// As [`decompress`], in the thread that reads: what is passed over is never copied.
 pub(crate) fn decompress_here(input: impl Read, said: Compression) -> impl BufRead {
-    BufReader::with_capacity(PIECE, Decoder::new(input, said))
+    Decoder::new(input, said)
 }
 
 /// Decompresses what it reads.
@@ -46,8 +46,8 @@ enum State<R: BufRead> {
     /// Nothing was read yet.
     Unknown(R),
     Plain(R),
-    Gzip(Box<MultiGzDecoder<R>>),
-    Zstd(Box<zstd::Decoder<'static, R>>),
+    Gzip(Box<GzipReader<R>>),
+    Zstd(Box<BufReader<zstd::Decoder<'static, R>>>),
     /// It could not be set up, or has ended.
     Over,
 }
@@ -70,8 +70,11 @@ impl<R: Read> Decoder<R> {
         if let State::Unknown(input) = std::mem::replace(&mut self.state, State::Over) {
             self.state = match compression {
                 Compression::None => State::Plain(input),
-                Compression::Gzip => State::Gzip(Box::new(MultiGzDecoder::new(input))),
-                Compression::Zstd => State::Zstd(Box::new(zstd::Decoder::with_buffer(input)?)),
+                Compression::Gzip => State::Gzip(Box::new(GzipReader::new(input))),
+                Compression::Zstd => {
+                    let decoder = zstd::Decoder::with_buffer(input)?;
+                    State::Zstd(Box::new(BufReader::with_capacity(PIECE, decoder)))
+                }
             };
         }
         Ok(())
@@ -83,56 +86,93 @@ impl<R: Read> Decoder<R> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::Unknown(rest) | State::Plain(rest) => drain(rest),
             State::Gzip(decoder) => drain(decoder.into_inner()),
-            State::Zstd(decoder) => drain(decoder.finish()),
+            State::Zstd(decoder) => drain(decoder.into_inner().finish()),
             State::Over => Ok(()),
+        }
+    }
+
+    /// The next piece, as large as there is, in the memory of `spare`. Empty at the end.
+    ///
+    /// What was decompressed before a failure comes with it.
+    fn piece(&mut self, mut spare: Piece) -> (Piece, io::Result<()>) {
+        if let Err(error) = self.begin() {
+            return (Piece::default(), Err(error));
+        }
+        let (piece, filled) = match &mut self.state {
+            State::Gzip(decoder) => {
+                let filled = decoder.fill();
+                (decoder.hand_over(spare), filled)
+            }
+            State::Plain(input) => {
+                let filled = spare.read_from(input);
+                (spare, filled)
+            }
+            State::Zstd(decoder) => {
+                let filled = spare.read_from(decoder);
+                (spare, filled)
+            }
+            State::Unknown(_) | State::Over => (Piece::default(), Ok(())),
+        };
+        let finished = if piece.unread().is_empty() { filled.and_then(|()| self.finish()) } else { filled };
+        (piece, finished)
+    }
+}
+
+impl<R: Read> BufRead for Decoder<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.begin()?;
+        let ended = match &mut self.state {
+            State::Plain(input) => input.fill_buf()?.is_empty(),
+            State::Gzip(decoder) => decoder.fill_buf()?.is_empty(),
+            State::Zstd(decoder) => decoder.fill_buf()?.is_empty(),
+            State::Unknown(_) | State::Over => true,
+        };
+        if ended {
+            self.finish()?;
+        }
+        // What is there already is given again.
+        match &mut self.state {
+            State::Plain(input) => input.fill_buf(),
+            State::Gzip(decoder) => decoder.fill_buf(),
+            State::Zstd(decoder) => decoder.fill_buf(),
+            State::Unknown(_) | State::Over => Ok(&[]),
+        }
+    }
+
+    fn consume(&mut self, length: usize) {
+        match &mut self.state {
+            State::Plain(input) => input.consume(length),
+            State::Gzip(decoder) => decoder.consume(length),
+            State::Zstd(decoder) => decoder.consume(length),
+            State::Unknown(_) | State::Over => {}
         }
     }
 }
 
 impl<R: Read> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.begin()?;
-        let length = match &mut self.state {
-            State::Plain(input) => input.read(buffer)?,
-            State::Gzip(decoder) => decoder.read(buffer)?,
-            State::Zstd(decoder) => decoder.read(buffer)?,
-            State::Unknown(_) | State::Over => return Ok(0),
-        };
-        if length == 0 && !buffer.is_empty() {
-            self.finish()?;
-        }
+        let mut there = self.fill_buf()?;
+        let length = there.read(buffer)?;
+        self.consume(length);
         Ok(length)
     }
 }
 
 /// The decompressing thread's end.
 struct Outgoing {
-    sender: SyncSender<io::Result<Vec<u8>>>,
+    sender: SyncSender<io::Result<Piece>>,
     /// Pieces that were read, to be filled again: new memory is cleared by the kernel, page by page.
-    used: Receiver<Vec<u8>>,
+    used: Receiver<Piece>,
 }
 
 impl Outgoing {
-    fn send_all(&self, mut input: impl Read) -> io::Result<()> {
+    fn send_all(&self, decoder: &mut Decoder<impl Read>) -> io::Result<()> {
         loop {
-            let mut piece = self.used.try_recv().unwrap_or_default();
-            piece.resize(PIECE, 0);
-            let mut filled = 0;
-            while filled < PIECE {
-                match input.read(&mut piece[filled..]) {
-                    Ok(0) => break,
-                    Ok(length) => filled += length,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // What came before the error is read before it: an archive may have ended there.
-                    Err(error) => {
-                        piece.truncate(filled);
-                        drop(self.sender.send(Ok(piece)));
-                        return Err(error);
-                    }
-                }
-            }
-            piece.truncate(filled);
-            if filled == 0 || self.sender.send(Ok(piece)).is_err() {
+            let (piece, filled) = decoder.piece(self.used.try_recv().unwrap_or_default());
+            // What came before a failure is read before it: an archive may have ended there.
+            let ended = piece.unread().is_empty() || self.sender.send(Ok(piece)).is_err();
+            filled?;
+            if ended {
                 return Ok(());
             }
         }
@@ -141,10 +181,9 @@ impl Outgoing {
 
 /// The reader's end.
 struct Pieces {
-    receiver: Receiver<io::Result<Vec<u8>>>,
-    done: Sender<Vec<u8>>,
-    current: Vec<u8>,
-    at: usize,
+    receiver: Receiver<io::Result<Piece>>,
+    done: Sender<Piece>,
+    current: Piece,
     failed: Option<io::Error>,
 }
 
@@ -153,11 +192,10 @@ impl BufRead for Pieces {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        while self.at == self.current.len() {
+        while self.current.unread().is_empty() {
             match self.receiver.recv() {
                 Ok(Ok(piece)) => {
                     let read = std::mem::replace(&mut self.current, piece);
-                    self.at = 0;
                     // The thread that would fill it may have ended.
                     drop(self.done.send(read));
                 }
@@ -165,19 +203,18 @@ impl BufRead for Pieces {
                 Err(_) => return Ok(&[]),
             }
         }
-        Ok(&self.current[self.at..])
+        Ok(self.current.unread())
     }
 
     fn consume(&mut self, length: usize) {
-        self.at += length;
+        self.current.consume(length);
     }
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let there = self.fill_buf()?;
-        let length = buffer.len().min(there.len());
-        buffer[..length].copy_from_slice(&there[..length]);
+        let mut there = self.fill_buf()?;
+        let length = there.read(buffer)?;
         self.consume(length);
         Ok(length)
     }
