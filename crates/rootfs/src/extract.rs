@@ -139,6 +139,13 @@ impl<R: BufRead> BufRead for Hashing<R> {
     }
 }
 
+/// What a file was made with: the umask, a default ACL or its directory may have decided otherwise than was asked for.
+#[derive(Clone, Copy)]
+struct Made {
+    owner: (u32, u32),
+    mode: u32,
+}
+
 struct Extraction<'a, 'o, R> {
     tar: TarReader<Hashing<R>>,
     into: &'a Root,
@@ -299,7 +306,7 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         self.parent = Some((TreePath::root(), self.into.directory(&TreePath::root())?));
         let meta = self.meta(Kind::Directory, entry);
         // The name is needed by calls that can't do without one.
-        self.set_meta(b".", &TreePath::root(), &meta, entry)?;
+        self.set_meta(b".", &TreePath::root(), &meta, entry, None)?;
         self.directories.push((TreePath::root(), entry.mtime));
         Ok(())
     }
@@ -322,15 +329,25 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         meta
     }
 
-    fn set_meta(&self, name: &[u8], path: &TreePath, meta: &Meta, entry: &Entry) -> Result<(), RootfsError> {
+    /// Sets everything but the content. `made` says how it was made, where that is known: most files are right at once, and
+    /// each change of an inode costs more than a look at it.
+    fn set_meta(
+        &self,
+        name: &[u8],
+        path: &TreePath,
+        meta: &Meta,
+        entry: &Entry,
+        made: Option<Made>,
+    ) -> Result<(), RootfsError> {
         let directory = self.handle();
         let doing = "set the attributes of";
-        if self.options.can_chown {
+        if self.options.can_chown && made.is_none_or(|made| made.owner != (meta.uid, meta.gid)) {
             let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
             rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .doing("change the owner of", path.to_string())?;
         }
-        if meta.kind != Kind::Symlink {
+        // A new owner takes set-user-ID bits away, but those are never there yet.
+        if meta.kind != Kind::Symlink && made.is_none_or(|made| made.mode != meta.mode) {
             rustix::fs::chmodat(directory, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())
                 .doing("change the mode of", path.to_string())?;
         }
@@ -348,7 +365,7 @@ impl<R: BufRead> Extraction<'_, '_, R> {
     fn new_entry(&mut self, path: &TreePath, kind: Kind, entry: &Entry) -> Result<(), RootfsError> {
         let meta = self.meta(kind, entry);
         let name = path.name().to_vec();
-        let mut hash = None;
+        let (mut hash, mut made) = (None, None);
         if kind != Kind::Directory && self.is_in_the_way(path, &name)? {
             let xattrs = entry.xattrs.clone();
             self.done.in_the_way.push(InTheWay { path: path.clone(), meta, xattrs });
@@ -356,7 +373,10 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         }
         match kind {
             Kind::Directory => self.directory(path, &name)?,
-            Kind::File => hash = self.file(path, &name, entry)?,
+            Kind::File => {
+                let (how, content) = self.file(path, &name, &meta, entry)?;
+                (made, hash) = (Some(how), content);
+            }
             Kind::Symlink => self.replaced(path, &name, |directory, name| {
                 rustix::fs::symlinkat(entry.link.as_slice(), directory, name)
             })?,
@@ -371,7 +391,7 @@ impl<R: BufRead> Extraction<'_, '_, R> {
                 })?;
             }
         }
-        self.set_meta(&name, path, &meta, entry)?;
+        self.set_meta(&name, path, &meta, entry, made)?;
         if kind == Kind::Directory {
             self.directories.push((path.clone(), entry.mtime));
         }
@@ -431,9 +451,17 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         }
     }
 
-    fn file(&mut self, path: &TreePath, name: &[u8], entry: &Entry) -> Result<Option<[u8; 32]>, RootfsError> {
+    /// Makes a file with its content. Says how it was made, and gives its digest where somebody records it.
+    fn file(
+        &mut self,
+        path: &TreePath,
+        name: &[u8],
+        meta: &Meta,
+        entry: &Entry,
+    ) -> Result<(Made, Option<[u8; 32]>), RootfsError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o600);
+        // Writing would take other bits away.
+        let mode = Mode::from_raw_mode(meta.mode & 0o777);
         let open = |directory: &OwnedFd| rustix::fs::openat(directory, name, flags, mode);
         let file = match open(self.handle()) {
             Err(Errno::EXIST) => {
@@ -443,13 +471,15 @@ impl<R: BufRead> Extraction<'_, '_, R> {
             result => result,
         };
         let mut file = File::from(file.doing("make", path.to_string())?);
+        let there = rustix::fs::fstat(&file).doing("look at", path.to_string())?;
+        let made = Made { owner: (there.st_uid, there.st_gid), mode: there.st_mode & 0o7777 };
         let mut hasher = (self.options.record.is_some() && entry.pieces.is_none()).then(Hasher::sha256);
         let written = match &entry.pieces {
             None => copy_whole(&mut self.tar, &mut file, &mut self.buffer, hasher.as_mut()),
             Some(pieces) => copy_pieces(&mut self.tar, &file, &mut self.buffer, pieces, entry.size),
         };
         self.done.bytes += written.doing("write", path.to_string())?;
-        Ok(hasher.map(|hasher| digest_bytes(&hasher.finish())))
+        Ok((made, hasher.map(|hasher| digest_bytes(&hasher.finish()))))
     }
 
     fn hard_link(&mut self, path: &TreePath, entry: &Entry) -> Result<(), RootfsError> {

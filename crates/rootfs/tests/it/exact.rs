@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -43,6 +43,33 @@ fn the_last_owner_comes_back() {
     extract_layer(layer_of(from.path()).0, to.path());
     let meta = fs::metadata(to.path().join("f")).unwrap();
     assert_eq!((meta.uid(), meta.gid()), (last, last));
+}
+
+#[test]
+fn a_file_has_its_own_mode_and_group_whatever_its_directory_hands_down() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let directory = from.path().join("d");
+    fs::create_dir(&directory).unwrap();
+    std::os::unix::fs::chown(&directory, Some(0), Some(12)).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o2775)).unwrap();
+    // What the umask would take away, what writing would, and what an owner would; and a group that the directory gives.
+    let files = [
+        ("plain", 0, 0o666),
+        ("none", 0, 0),
+        ("root", 0, 0o4755),
+        ("other", 1000, 0o6751),
+        ("same", 12, 0o644),
+    ];
+    for (name, owner, mode) in files {
+        fs::write(directory.join(name), name).unwrap();
+        std::os::unix::fs::chown(directory.join(name), Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    extract_layer(layer_of(from.path()).0, to.path());
+    for (name, owner, mode) in files {
+        let meta = fs::metadata(to.path().join("d").join(name)).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (owner, owner, mode), "{name}");
+    }
 }
 
 /// An ACL as the kernel keeps it: version 2, then tag, permissions and id of each entry.
