@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use crate::deflate::{Inflater, Run, Stop};
 use crate::header;
 use crate::piece::Piece;
-use crate::{Damage, WINDOW};
+use crate::{Damage, WINDOW, cut};
 
 /// Decompresses a gzip stream of any number of members, and checks the sum and the length at the end of each.
 ///
@@ -93,7 +93,7 @@ impl<R: BufRead> GzipReader<R> {
             Part::Trailer(known) => {
                 let input = self.input.fill_buf()?;
                 if input.is_empty() {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    return Err(cut());
                 }
                 let now = input.len().min(8 - known.len());
                 known.extend_from_slice(&input[..now]);
@@ -122,7 +122,7 @@ impl<R: BufRead> GzipReader<R> {
         self.sum.update(new);
         self.length = self.length.wrapping_add(new.len().try_into().map_err(io::Error::other)?);
         match stop {
-            Ok(Stop::Input) if there == 0 && end == before => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Stop::Input) if there == 0 && end == before => return Err(cut()),
             Ok(Stop::Input | Stop::Full) => {}
             Ok(Stop::Over) => self.part = Part::Trailer(self.inflater.beyond().collect()),
             Err(damage) => self.part = Part::Damaged(damage),

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use crate::Damage;
+use crate::{Damage, cut};
 
 const HAS_SUM: u8 = 1 << 1;
 const HAS_EXTRA: u8 = 1 << 2;
@@ -46,7 +46,10 @@ struct Summed<'i, R> {
 impl<R: BufRead> Summed<'_, R> {
     fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.input.read_exact(&mut bytes)?;
+        self.input.read_exact(&mut bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => cut(),
+            _ => error,
+        })?;
         self.sum.update(&bytes);
         Ok(bytes)
     }

@@ -58,3 +58,8 @@ impl From<Damage> for std::io::Error {
         Self::new(std::io::ErrorKind::InvalidData, format!("the gzip stream is damaged: {damage}"))
     }
 }
+
+/// The error of a stream that is cut.
+pub(crate) fn cut() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the gzip stream ends too early")
+}
