@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::decompress::decompress_here;
 use crate::delta::disk;
@@ -290,12 +292,7 @@ fn content(meta: &Meta, tar: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// A whiteout, without its prefix; `.wh..opq` is what is left of an opaque mark.
-fn remove(
-    root: &Root,
-    directory: &rustix::fd::OwnedFd,
-    parent: &TreePath,
-    name: &[u8],
-) -> Result<(), RootfsError> {
+fn remove(root: &Root, directory: &OwnedFd, parent: &TreePath, name: &[u8]) -> Result<(), RootfsError> {
     let names = if name == b".wh..opq" { root.list(parent)? } else { vec![name.to_vec()] };
     for name in names {
         if !name.is_empty() && name != b"." && name != b".." {
@@ -327,12 +324,7 @@ fn put(
     let (directory, name) = if path.is_root() {
         (root.directory(path)?, b".".to_vec())
     } else {
-        let parent = path.parent().unwrap_or_default();
-        if root.directory(&parent).is_err() {
-            let meta = Meta::new(Kind::Directory, 0o755);
-            put(root, &parent, &meta, &[], &mut io::empty())?;
-        }
-        (root.directory(&parent)?, path.name().to_vec())
+        (enter(root, &path.parent().unwrap_or_default())?, path.name().to_vec())
     };
     let there = disk::look(&directory, &name).doing("look at", path.to_string())?;
     let keeps = there.as_ref().is_some_and(Meta::is_dir) && meta.is_dir();
@@ -358,6 +350,24 @@ fn put(
     dress(&directory, &name, meta, xattrs).doing("set the attributes of", path.to_string())
 }
 
+/// Opens a directory, and makes it and those above it where they aren't any. One after the other: as deep as a path may
+/// be, no stack is.
+fn enter(root: &Root, path: &TreePath) -> Result<OwnedFd, RootfsError> {
+    match root.directory(path) {
+        Err(RootfsError::Io { source, .. })
+            if source.raw_os_error() != Some(Errno::NAMETOOLONG.raw_os_error()) => {}
+        result => return result,
+    }
+    let mut at = TreePath::root();
+    for name in path.components() {
+        at = at.join(name);
+        if root.directory(&at).is_err() {
+            put(root, &at, &Meta::new(Kind::Directory, 0o755), &[], &mut io::empty())?;
+        }
+    }
+    root.directory(path)
+}
+
 /// Makes the file at `path` another name of `first`, which its archive has no bytes of its own for. Where nobody wanted
 /// `first`, it stays as it is.
 fn link(root: &Root, path: &TreePath, first: &TreePath) -> Result<(), RootfsError> {
@@ -381,12 +391,7 @@ fn fill(file: &mut File, size: u64, content: &mut impl Read) -> io::Result<()> {
 }
 
 /// Owners and attributes are set as far as this process may: what is made is only looked at.
-fn dress(
-    directory: &rustix::fd::OwnedFd,
-    name: &[u8],
-    meta: &Meta,
-    xattrs: &[(Vec<u8>, Vec<u8>)],
-) -> io::Result<()> {
+fn dress(directory: &OwnedFd, name: &[u8], meta: &Meta, xattrs: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
     let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
     match rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(()) | Err(rustix::io::Errno::PERM) => {}

@@ -133,3 +133,26 @@ fn a_damaged_layer_is_an_error_and_nobody_waits_for_it() {
     let into = tempfile::tempdir().unwrap();
     assert!(skeleton(&layers, &interest, into.path()).is_err());
 }
+
+#[test]
+fn a_path_that_no_system_can_open_is_an_error() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    // Deep enough that a call for each of its directories needs more stack than a thread has.
+    let path = "d/".repeat(20_000) + "f";
+    tar.append_pax_extensions([("path", path.as_bytes())]).unwrap();
+    tar.append_data(&mut header, "short", b"x".as_slice()).unwrap();
+    let bytes: Arc<[u8]> = tar.into_inner().unwrap().into();
+    let layer = BaseLayer::Blob {
+        diff_id: kiln_oci::DiffId([0; 32]),
+        open: Arc::new(move || Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))))),
+        compression: Compression::None,
+    };
+    let mut interest = Interest::default();
+    interest.all(&"d".into());
+    let into = tempfile::tempdir().unwrap();
+    let error = skeleton(&[layer], &interest, into.path()).err().unwrap().to_string();
+    assert!(error.contains("File name too long"), "{}", &error[error.len() - 200..]);
+}
