@@ -9,8 +9,12 @@ use crate::{Kind, RootfsError, Timestamp};
 
 const BLOCK: usize = 512;
 
-/// Extended headers longer than this are refused: they would have to be held in memory.
+/// Extended headers longer than this in all are refused, those of one entry and those for the whole archive: they would
+/// have to be held in memory.
 const MAX_EXTENDED: u64 = 4 << 20;
+
+/// The largest size of a file on any system.
+const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// More pieces of a sparse file than this are refused.
 const MAX_PIECES: usize = 1 << 20;
@@ -43,7 +47,7 @@ pub struct Entry {
     pub mtime: Timestamp,
     /// A device's major and minor number.
     pub rdev: (u32, u32),
-    /// Its extended attributes.
+    /// Its extended attributes, sorted by name.
     pub xattrs: Xattrs,
     /// The file's length; of a sparse file, with its holes.
     pub size: u64,
@@ -59,6 +63,8 @@ pub struct TarReader<R> {
     /// Zeros after them, up to the block's end.
     padding: u64,
     global: Extended,
+    /// How many bytes of headers `global` was read from.
+    global_read: u64,
 }
 
 #[derive(Clone, Default)]
@@ -69,6 +75,7 @@ struct Extended {
     uid: Option<u32>,
     gid: Option<u32>,
     mtime: Option<Timestamp>,
+    /// Of the same name the last counts.
     xattrs: Xattrs,
     sparse_name: Option<Vec<u8>>,
     sparse_size: Option<u64>,
@@ -91,7 +98,7 @@ fn failed(error: &io::Error) -> RootfsError {
 impl<R: BufRead> TarReader<R> {
     /// Begins at the start of an archive that is not compressed.
     pub fn new(input: R) -> Self {
-        Self { input, left: 0, padding: 0, global: Extended::default() }
+        Self { input, left: 0, padding: 0, global: Extended::default(), global_read: 0 }
     }
 
     /// The input, for reading what follows the archive.
@@ -134,6 +141,7 @@ impl<R: BufRead> TarReader<R> {
     pub fn next(&mut self) -> Result<Option<Entry>, RootfsError> {
         self.skip()?;
         let mut extended = self.global.clone();
+        let mut read = 0;
         loop {
             let Some(header) = self.block()? else { return Ok(None) };
             if header.as_bytes().iter().all(|byte| *byte == 0) {
@@ -142,23 +150,27 @@ impl<R: BufRead> TarReader<R> {
             check_sum(&header)?;
             let size = header.entry_size().map_err(|e| failed(&e))?;
             match header.as_bytes()[156] {
-                b'x' => pax(&self.extended_data(size)?, &mut extended)?,
+                b'x' => pax(&self.extended_data(size, &mut read)?, &mut extended)?,
                 b'g' => {
-                    let data = self.extended_data(size)?;
+                    let mut global_read = self.global_read;
+                    let data = self.extended_data(size, &mut global_read)?;
+                    self.global_read = global_read;
                     pax(&data, &mut self.global)?;
                     pax(&data, &mut extended)?;
                 }
-                b'L' => extended.path = Some(until_zero(self.extended_data(size)?)),
-                b'K' => extended.link = Some(until_zero(self.extended_data(size)?)),
+                b'L' => extended.path = Some(until_zero(self.extended_data(size, &mut read)?)),
+                b'K' => extended.link = Some(until_zero(self.extended_data(size, &mut read)?)),
                 kind => return self.entry(&header, kind, size, extended).map(Some),
             }
         }
     }
 
-    fn extended_data(&mut self, size: u64) -> Result<Vec<u8>, RootfsError> {
-        if size > MAX_EXTENDED {
+    /// Reads an extended header after `read` bytes of others.
+    fn extended_data(&mut self, size: u64, read: &mut u64) -> Result<Vec<u8>, RootfsError> {
+        *read = read.saturating_add(size);
+        if *read > MAX_EXTENDED {
             return Err(broken(format!(
-                "an extended header has {size} bytes; at most {MAX_EXTENDED} are read"
+                "extended headers have {read} bytes; at most {MAX_EXTENDED} are read"
             )));
         }
         let mut data = Vec::new();
@@ -198,6 +210,9 @@ impl<R: BufRead> TarReader<R> {
             _ => EntryKind::New(Kind::File),
         };
         let stored = extended.size.unwrap_or(stored);
+        if stored > MAX_SIZE {
+            return Err(broken(format!("a file has {stored} bytes, more than any can have")));
+        }
         let holds_data = matches!(kind, EntryKind::New(Kind::File));
         self.left = if holds_data { stored } else { 0 };
         self.padding = padding(self.left);
@@ -227,7 +242,7 @@ impl<R: BufRead> TarReader<R> {
                 header.device_major().ok().flatten().unwrap_or(0),
                 header.device_minor().ok().flatten().unwrap_or(0),
             ),
-            xattrs: extended.xattrs,
+            xattrs: last_of_each(extended.xattrs),
             size,
             pieces,
         })
@@ -432,12 +447,19 @@ fn pax_record(key: &[u8], value: &[u8], into: &mut Extended) -> Result<(), Rootf
         }
         _ => {
             if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                into.xattrs.retain(|(other, _)| other != name);
                 into.xattrs.push((name.to_vec(), value.to_vec()));
             }
         }
     }
     Ok(())
+}
+
+/// Of attributes with the same name, the last. Sorted by name.
+fn last_of_each(mut xattrs: Xattrs) -> Xattrs {
+    xattrs.reverse();
+    xattrs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    xattrs.dedup_by(|(one, _), (other, _)| one == other);
+    xattrs
 }
 
 /// `[-]seconds[.fraction]`.

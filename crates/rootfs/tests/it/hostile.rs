@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kiln_rootfs::{RootfsError, Whiteouts};
+use kiln_rootfs::{RootfsError, TarReader, Whiteouts};
 
 use crate::try_extract;
 
@@ -94,4 +94,71 @@ fn a_cut_archive_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         assert!(try_extract(&whole[..length], dir.path(), Whiteouts::Apply).is_err(), "{length}");
     }
+}
+
+/// The entries that are read, and the error that reading ends with.
+fn read(archive: &[u8]) -> (Vec<kiln_rootfs::Entry>, Option<String>) {
+    let mut tar = TarReader::new(archive);
+    let mut entries = Vec::new();
+    loop {
+        match tar.next() {
+            Ok(Some(entry)) => entries.push(entry),
+            Ok(None) => return (entries, None),
+            Err(error) => return (entries, Some(error.to_string())),
+        }
+    }
+}
+
+/// A record of a PAX header. Its length has nine digits: zeros in front are read over.
+fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let length = 9 + 1 + key.len() + 1 + value.len() + 1;
+    [format!("{length:09} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+use tar::EntryType::{XGlobalHeader, XHeader};
+
+#[test]
+fn a_size_that_no_file_has_is_an_error() {
+    for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+        let header = record("size", size.to_string().as_bytes());
+        let (entries, error) = read(&archive(&[("x", XHeader, "", &header), ("a", Regular, "", b"x")]));
+        assert!(entries.is_empty() && error.unwrap().contains("more than any can have"), "{size}");
+        let mut whole = archive(&[("a", Regular, "", b"")]);
+        whole[124..128].copy_from_slice(&[0x80, 0, 0, 0]);
+        whole[128..136].copy_from_slice(&size.to_be_bytes());
+        let mut header = tar::Header::from_byte_slice(&whole[..512]).clone();
+        header.set_cksum();
+        whole[..512].copy_from_slice(header.as_bytes());
+        assert!(read(&whole).1.unwrap().contains("more than any can have"), "{size}");
+    }
+}
+
+#[test]
+fn extended_headers_are_bounded_in_all() {
+    let header = record("comment", &vec![b'x'; 1 << 20]);
+    for kind in [XHeader, XGlobalHeader] {
+        let some = [("x", kind, "", header.as_slice()), ("a", Regular, "", b"")];
+        assert_eq!(read(&archive(&some.repeat(3))).1, None);
+        let many = [vec![some[0]; 5], some[1..].to_vec()].concat();
+        assert!(read(&archive(&many)).1.unwrap().contains("extended headers have"), "{kind:?}");
+    }
+    let every = [("x", XGlobalHeader, "", header.as_slice()), ("a", Regular, "", b"")].repeat(5);
+    let (entries, error) = read(&archive(&every));
+    assert!(entries.len() == 3 && error.unwrap().contains("extended headers have"));
+}
+
+#[test]
+fn of_many_attributes_the_last_of_each_name_counts() {
+    let began = std::time::Instant::now();
+    let mut header = record("SCHILY.xattr.user.first", b"old");
+    for number in 0..90_000 {
+        header.extend(record(&format!("SCHILY.xattr.user.{number:05}"), b""));
+    }
+    header.extend(record("SCHILY.xattr.user.first", b"new"));
+    let (entries, error) = read(&archive(&[("x", XHeader, "", &header), ("a", Regular, "", b"")]));
+    assert_eq!(error, None);
+    assert_eq!(entries[0].xattrs.len(), 90_001);
+    assert_eq!(entries[0].xattrs.last(), Some(&(b"user.first".to_vec(), b"new".to_vec())));
+    assert!(entries[0].xattrs.is_sorted());
+    assert!(began.elapsed().as_secs() < 20, "looking each one up among the others takes minutes");
 }
