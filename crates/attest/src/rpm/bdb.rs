@@ -1,7 +1,7 @@
 //! A hash table of Berkeley DB (`Packages` of RPM before 4.16): its pages are walked, no key is looked up. Both orders of
 //! bytes are read.
 
-use super::broken;
+use super::{broken, overlapping};
 use crate::files::Unread;
 
 const MAGIC: u32 = 0x0006_1561;
@@ -54,23 +54,26 @@ impl<'a> Reader<'a> {
         self.bytes.get(start..start.checked_add(self.size)?)
     }
 
-    /// The values on a page of a hash table: every second item.
-    fn values(&self, page: &[u8], found: &mut Vec<Vec<u8>>) -> Option<()> {
+    /// The values on a page of a hash table: every second item. `found` takes them as long as they come to no more than the
+    /// database.
+    fn values(&self, page: &[u8], found: &mut Found) -> Option<()> {
         let count = self.half(page, 20)?;
         for item in (1..count).step_by(2) {
             let at = self.half(page, HEADER + 2 * item)?;
             match *page.get(at)? {
                 OFF_PAGE => {
                     let (first, length) = (self.word(page, at + 4)?, self.word(page, at + 8)?);
-                    found.push(self.overflow(first, length)?);
+                    if found.has_room(length) {
+                        found.values.push(self.overflow(first, length)?);
+                    }
                 }
                 INLINE => {
                     // Items lie one before the other, from the page's end.
                     let end = self.half(page, HEADER + 2 * (item - 1))?;
                     let value = page.get(at + 1..end)?;
                     // A counter stands among the packages.
-                    if value.len() > 8 {
-                        found.push(value.to_vec());
+                    if value.len() > 8 && found.has_room(value.len()) {
+                        found.values.push(value.to_vec());
                     }
                 }
                 _ => {}
@@ -99,12 +102,28 @@ impl<'a> Reader<'a> {
 pub(super) fn headers(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unread> {
     let reader = Reader::open(bytes).ok_or_else(|| broken("its first page is cut"))?;
     let last = reader.word(bytes, 32).unwrap_or(0);
-    let mut found = Vec::new();
+    let mut found = Found { values: Vec::new(), left: Some(bytes.len()) };
     for number in 1..=last {
         let Some(page) = reader.page(number) else { return Err(broken("it lacks pages at its end")) };
         if HASH.contains(&page[25]) {
             reader.values(page, &mut found).ok_or_else(|| broken("a page is cut"))?;
+            found.left.ok_or_else(overlapping)?;
         }
     }
-    Ok(found)
+    Ok(found.values)
+}
+
+/// The values that were found.
+struct Found {
+    values: Vec<Vec<u8>>,
+    /// How many bytes the next ones may have; `None` once they had more.
+    left: Option<usize>,
+}
+
+impl Found {
+    /// Whether so many bytes more may be taken. Counts them.
+    fn has_room(&mut self, length: usize) -> bool {
+        self.left = self.left.and_then(|left| left.checked_sub(length));
+        self.left.is_some()
+    }
 }

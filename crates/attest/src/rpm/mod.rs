@@ -27,6 +27,12 @@ fn broken(why: &str) -> Unread {
     Unread::Format(format!("the RPM database is damaged: {why}"))
 }
 
+/// In a sound database no two packages are of the same bytes: together they are no longer than it. Others could ask for all
+/// memory, and for all time.
+fn overlapping() -> Unread {
+    broken("its packages lie in each other")
+}
+
 /// One entry of a header's index: tag, type, offset, count.
 const ENTRY: usize = 16;
 const NAME: u32 = 1000;

@@ -1,6 +1,6 @@
 //! RPM's own format, which SUSE uses (`Packages.db`): pages of slots, each of which says where a package's blob lies.
 
-use super::broken;
+use super::{broken, overlapping};
 use crate::files::Unread;
 
 pub(super) const MAGIC: &[u8] = b"RpmP";
@@ -18,7 +18,7 @@ fn le(bytes: &[u8], at: usize) -> Option<usize> {
 pub(super) fn headers(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unread> {
     let pages = le(bytes, 12).ok_or_else(|| broken("its header is cut"))?;
     let end = pages.saturating_mul(PAGE).min(bytes.len());
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), bytes.len());
     // The first two slots are the file's header.
     for at in (2 * UNIT..end).step_by(UNIT) {
         if bytes.get(at..at + 4) != Some(SLOT) {
@@ -34,7 +34,9 @@ pub(super) fn headers(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unread> {
         }
         let length = le(bytes, start + 12).unwrap_or(usize::MAX);
         let blob = start.checked_add(16).and_then(|start| bytes.get(start..start.checked_add(length)?));
-        found.push(blob.ok_or_else(|| broken("a package is cut"))?.to_vec());
+        let blob = blob.ok_or_else(|| broken("a package is cut"))?;
+        left = left.checked_sub(blob.len()).ok_or_else(overlapping)?;
+        found.push(blob.to_vec());
     }
     Ok(found)
 }

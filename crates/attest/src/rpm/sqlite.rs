@@ -2,7 +2,7 @@
 //! whose last changes are in a log beside it (`-wal`) is read without them: package managers fold the log in when they
 //! end.
 
-use super::broken;
+use super::{broken, overlapping};
 use crate::files::Unread;
 
 pub(super) const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -17,6 +17,8 @@ struct Pages<'a> {
     usable: usize,
     /// How many pages may still be looked at: a sound tree has each page once.
     left: std::cell::Cell<usize>,
+    /// How many bytes the records may still have that are looked at.
+    left_bytes: std::cell::Cell<usize>,
 }
 
 /// A value of a record.
@@ -37,7 +39,8 @@ pub(super) fn headers(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Unread> {
     let reserved = usize::from(bytes.get(20).copied().unwrap_or(0));
     let usable = size.checked_sub(reserved).filter(|usable| *usable >= 480);
     let usable = usable.ok_or_else(|| broken("its pages are too small"))?;
-    let pages = Pages { bytes, size, usable, left: std::cell::Cell::new(2 * bytes.len() / size) };
+    let left = std::cell::Cell::new(2 * bytes.len() / size);
+    let pages = Pages { bytes, size, usable, left, left_bytes: std::cell::Cell::new(bytes.len()) };
     let mut root = None;
     pages.walk(1, 0, &mut |record| {
         if let [_, Value::Text(b"Packages"), _, Value::Number(page), ..] = values(record).as_slice() {
@@ -152,6 +155,7 @@ impl Pages<'_> {
         if length > self.bytes.len() {
             return Err(cut());
         }
+        self.left_bytes.set(self.left_bytes.get().checked_sub(length).ok_or_else(overlapping)?);
         let most = self.usable - 35;
         let local = if length <= most {
             length

@@ -84,3 +84,44 @@ fn damage_is_an_error_or_fewer_packages_and_never_a_panic() {
     }
     assert!(packages(b"neither of them").is_err());
 }
+
+#[test]
+fn packages_that_lie_in_each_other_are_refused() {
+    let said = |bytes: &[u8]| packages(bytes).unwrap_err().to_string();
+    // Every slot says where the same package is.
+    let headers = bdb::headers(&fixture("Packages.bdb.gz")).unwrap();
+    let mut bytes = ndb(&headers);
+    for slot in 3..256 {
+        bytes.copy_within(32..48, slot * 16);
+    }
+    assert!(said(&bytes).contains("lie in each other"), "{}", said(&bytes));
+    // Every value of a page is the same one: those of the page with most.
+    let mut bytes = fixture("Packages.bdb.gz");
+    let size = u32::from_le_bytes(bytes[20..24].try_into().unwrap()) as usize;
+    for page in bytes.chunks_exact_mut(size).filter(|page| matches!(page[25], 2 | 13)) {
+        let off_page = (0..usize::from(u16::from_le_bytes([page[20], page[21]])) / 2).find(|pair| {
+            let place = 26 + 4 * pair + 2;
+            page[usize::from(u16::from_le_bytes([page[place], page[place + 1]]))] == 3
+        });
+        if let Some(pair) = off_page {
+            let end = (size / 4) as u16;
+            page[20..22].copy_from_slice(&(end & !1).to_le_bytes());
+            let item = page[26 + 4 * pair..30 + 4 * pair].to_vec();
+            for pair in 0..usize::from(end) / 2 - 8 {
+                page[26 + 4 * pair..30 + 4 * pair].copy_from_slice(&item);
+            }
+        }
+    }
+    assert!(said(&bytes).contains("lie in each other"), "{}", said(&bytes));
+    // Every cell of a leaf is the same record.
+    let mut bytes = fixture("rpmdb.sqlite.gz");
+    let size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+    for page in bytes[size..].chunks_exact_mut(size).filter(|page| page[0] == 13) {
+        let cell = page[8..10].to_vec();
+        page[3..5].copy_from_slice(&400_u16.to_be_bytes());
+        for place in 1..400 {
+            page[8 + 2 * place..10 + 2 * place].copy_from_slice(&cell);
+        }
+    }
+    assert!(said(&bytes).contains("lie in each other"), "{}", said(&bytes));
+}
