@@ -21,6 +21,8 @@ const MAGIC: &[u8] = b"\xff Go buildinf:";
 const HEADER: usize = 32;
 /// The information is no longer than this.
 const MOST: usize = 4 << 20;
+/// Go's version, with the experiments that it was built with, is no longer than this.
+const MOST_VERSION: usize = 4 << 10;
 const PIECE: usize = 256 << 10;
 
 /// Looks for build information in a program, which is read as a stream. Anything but an ELF file gives nothing.
@@ -33,22 +35,29 @@ pub(super) fn program(content: &mut dyn Read) -> io::Result<Vec<Package>> {
     let mut window: Vec<u8> = Vec::new();
     loop {
         let more = content.take(PIECE as u64).read_to_end(&mut window)?;
-        while let Some(place) = finder.find(&window) {
+        let mut from = 0;
+        while let Some(place) = finder.find(&window[from..]) {
             // Text that only talks of it, as in the Go tools themselves, has no sound header behind it.
-            window.drain(..place);
-            if window.len() < MOST {
-                content.take((MOST - window.len()) as u64).read_to_end(&mut window)?;
+            from += place;
+            // A program can hold nothing else: what is behind us goes all at once.
+            if from > MOST {
+                window.drain(..from);
+                from = 0;
             }
-            let found = information(&window);
+            let there = window.len() - from;
+            if there < MOST {
+                content.take((MOST - there) as u64).read_to_end(&mut window)?;
+            }
+            let found = information(&window[from..window.len().min(from + MOST)]);
             if !found.is_empty() {
                 return Ok(found);
             }
-            window.drain(..MAGIC.len());
+            from += MAGIC.len();
         }
         if more == 0 {
             return Ok(Vec::new());
         }
-        let keep = window.len().saturating_sub(MAGIC.len());
+        let keep = window.len().saturating_sub(MAGIC.len()).max(from);
         window.drain(..keep);
     }
 }
@@ -58,7 +67,10 @@ fn information(bytes: &[u8]) -> Vec<Package> {
     if bytes.len() < HEADER || bytes[15] & 2 == 0 {
         return Vec::new();
     }
-    let Some((version, rest)) = counted(&bytes[HEADER..]) else { return Vec::new() };
+    let Some((version, rest)) = counted(&bytes[HEADER..]).filter(|(version, _)| version.len() < MOST_VERSION)
+    else {
+        return Vec::new();
+    };
     let Some(version) = std::str::from_utf8(version).ok().and_then(|text| text.strip_prefix("go")) else {
         return Vec::new();
     };
@@ -139,6 +151,16 @@ mod tests {
         assert!(
             program(&mut [b"\x7fELF".to_vec(), vec![0; 100_000]].concat().as_slice()).unwrap().is_empty()
         );
+    }
+
+    #[test]
+    fn a_program_of_nothing_but_beginnings_is_read_once() {
+        let began = std::time::Instant::now();
+        let bytes = [b"\x7fELF".to_vec(), MAGIC.repeat(900_000)].concat();
+        assert!(program(&mut bytes.as_slice()).unwrap().is_empty());
+        let with_one = [bytes, program_with(4, "dep\tx.org/a\tv1.0.0\n")].concat();
+        assert_eq!(program(&mut with_one.as_slice()).unwrap().len(), 2);
+        assert!(began.elapsed().as_secs() < 20, "moving what is left at each of them takes minutes");
     }
 
     #[test]
