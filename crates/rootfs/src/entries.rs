@@ -36,7 +36,8 @@ pub struct LayerEntry {
 /// Shows `visit` every entry of the layer `layer`, which is a tar archive that is not compressed, and the contents of
 /// files. The contents need not be read.
 ///
-/// Fails with [`RootfsError::Archive`] if it is damaged, and with [`RootfsError::Escape`] if a path leads out of the tree.
+/// Fails with [`RootfsError::Archive`] if it is damaged, and with [`RootfsError::Escape`] if a path, or what a whiteout
+/// names, leads out of the tree.
 pub fn entries(
     layer: impl BufRead,
     visit: &mut dyn FnMut(&LayerEntry, &mut dyn Read) -> io::Result<()>,
@@ -48,6 +49,9 @@ pub fn entries(
             return Err(RootfsError::Escape { path, why: "leads out of the tree by .." });
         };
         let (path, what) = match (path.name().strip_prefix(b".wh."), entry.kind) {
+            (Some(b"" | b"." | b".."), _) => {
+                return Err(RootfsError::Escape { path: path.to_string(), why: "is a whiteout of no file" });
+            }
             (Some(b".wh..opq"), _) => (path.parent().unwrap_or_default(), LayerWhat::Opaque),
             (Some(name), _) => (path.parent().unwrap_or_default().join(name), LayerWhat::Whiteout),
             (None, EntryKind::HardLink) => (path, LayerWhat::HardLink(TreePath::new(&entry.link))),

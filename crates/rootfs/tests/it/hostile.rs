@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kiln_rootfs::{RootfsError, TarReader, Whiteouts};
+use kiln_rootfs::{RootfsError, TarReader, Whiteouts, entries};
 
 use crate::try_extract;
 
@@ -85,6 +85,17 @@ fn a_whiteout_removes_nothing_outside() {
     let (_dir, _) = attempt(&[("up", Symlink, "..", b""), ("up/.wh.secret", Regular, "", b"")]);
     let (_dir, result) = attempt(&[("d", Directory, "", b""), ("d/.wh...", Regular, "", b"")]);
     assert!(matches!(result, Err(RootfsError::Escape { .. })), "{result:?}");
+}
+
+#[test]
+fn a_whiteout_of_no_file_is_an_error_to_who_looks_through_as_well() {
+    for name in ["d/.wh.", "d/.wh..", "d/.wh..."] {
+        let looked =
+            entries(archive(&[(name, Regular, "", b"")]).as_slice(), &mut |entry, _| panic!("{entry:?}"));
+        assert!(matches!(looked, Err(RootfsError::Escape { .. })), "{name}: {looked:?}");
+        let (_dir, result) = attempt(&[(name, Regular, "", b"")]);
+        assert!(matches!(result, Err(RootfsError::Escape { .. })), "{name}: {result:?}");
+    }
 }
 
 #[test]
