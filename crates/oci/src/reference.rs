@@ -200,7 +200,8 @@ impl Reference {
     pub fn familiar(&self) -> String {
         let text = self.to_string();
         let short = text.strip_prefix("docker.io/").unwrap_or(&text);
-        short.strip_prefix("library/").unwrap_or(short).to_owned()
+        // Only names of one part get `library/` when they are read.
+        short.strip_prefix("library/").filter(|name| !name.contains('/')).unwrap_or(short).to_owned()
     }
 }
 
@@ -339,6 +340,20 @@ mod tests {
             ("[::1]:5000/a", "[::1]:5000/a"),
         ] {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), full, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_familiar_name_means_the_same() {
+        for (text, familiar) in [
+            ("docker.io/library/debian:12", "debian:12"),
+            ("docker.io/me/app", "me/app"),
+            ("docker.io/library/a/b", "library/a/b"),
+            ("reg.io/library/a", "reg.io/library/a"),
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!(reference.familiar(), familiar);
+            assert_eq!(familiar.parse(), Ok(reference));
         }
     }
 
