@@ -196,12 +196,14 @@ impl Reference {
         }
     }
 
-    /// The reference as the person wrote it would be shown by docker: Docker Hub's host and `library/` left out.
+    /// The reference as docker would show it: Docker Hub's host and `library/` left out, where the rest still means the same.
     pub fn familiar(&self) -> String {
         let text = self.to_string();
         let short = text.strip_prefix("docker.io/").unwrap_or(&text);
-        // Only names of one part get `library/` when they are read.
-        short.strip_prefix("library/").filter(|name| !name.contains('/')).unwrap_or(short).to_owned()
+        let shortest = short.strip_prefix("library/").unwrap_or(short);
+        // A first part with a dot would be read as a host, and two parts get no `library/`.
+        let means_this = |name: &&str| name.parse().is_ok_and(|other: Self| other == *self);
+        [shortest, short].into_iter().find(means_this).unwrap_or(&text).to_owned()
     }
 }
 
@@ -349,6 +351,8 @@ mod tests {
             ("docker.io/library/debian:12", "debian:12"),
             ("docker.io/me/app", "me/app"),
             ("docker.io/library/a/b", "library/a/b"),
+            ("docker.io/a.b/c", "docker.io/a.b/c"),
+            ("docker.io/localhost/c", "docker.io/localhost/c"),
             ("reg.io/library/a", "reg.io/library/a"),
         ] {
             let reference: Reference = text.parse().unwrap();
