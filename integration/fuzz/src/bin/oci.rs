@@ -85,7 +85,7 @@ fn document<T: DeserializeOwned + Serialize + Clone + PartialEq + Debug>(bytes: 
     let again = Document::<T>::read(written.raw().into(), Some(written.digest()))
         .expect("what is written can be read");
     // Fractions may lose their last digit. No member that Kiln knows is one.
-    if !serde_json::from_slice(bytes).is_ok_and(|value| has_fraction(&value)) {
+    if !serde_json::to_value(document.value()).is_ok_and(|value| has_fraction(&value)) {
         assert_eq!(again.value(), document.value());
     }
     Some(document.value().clone())
