@@ -104,7 +104,7 @@ fn packages_that_lie_in_each_other_are_refused() {
             page[usize::from(u16::from_le_bytes([page[place], page[place + 1]]))] == 3
         });
         if let Some(pair) = off_page {
-            let end = (size / 4) as u16;
+            let end = u16::try_from(size / 4).unwrap();
             page[20..22].copy_from_slice(&(end & !1).to_le_bytes());
             let item = page[26 + 4 * pair..30 + 4 * pair].to_vec();
             for pair in 0..usize::from(end) / 2 - 8 {
