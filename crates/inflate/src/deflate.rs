@@ -1,7 +1,9 @@
 //! DEFLATE streams (RFC 1951), decoded piece by piece.
 
 use crate::Damage;
-use crate::huffman::{CODE_LENGTHS, DISTANCES, END, LITERAL, LITERALS, LONGEST, SPECIAL, Table};
+use crate::huffman::{
+    CODE_LENGTHS, DISTANCES, Distances, END, LITERAL, LITERALS, LONGEST, Literals, SPECIAL, Table,
+};
 
 /// Decodes one stream.
 ///
@@ -13,8 +15,8 @@ pub(crate) struct Inflater {
     pub(crate) bits: u64,
     pub(crate) count: u32,
     pub(crate) state: State,
-    pub(crate) literals: Table<11, 4096>,
-    pub(crate) distances: Table<8, 1024>,
+    pub(crate) literals: Literals,
+    pub(crate) distances: Distances,
     /// This block is the last.
     last: bool,
     /// The tables are those of blocks with fixed codes.
@@ -95,8 +97,8 @@ impl Inflater {
             bits: 0,
             count: 0,
             state: State::Block,
-            literals: Table::new(),
-            distances: Table::new(),
+            literals: Literals::new(),
+            distances: Distances::new(),
             last: false,
             fixed: false,
             lengths: Lengths { all: [0; 320], literals: 0, distances: 0, preamble: 0, codes: Table::new() },

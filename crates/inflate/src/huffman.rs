@@ -32,6 +32,11 @@ pub(crate) struct Table<const BITS: u32, const SIZE: usize> {
     pub(crate) entries: Box<[u32; SIZE]>,
 }
 
+/// Of literals and lengths.
+pub(crate) type Literals = Table<11, 4096>;
+/// Of distances.
+pub(crate) type Distances = Table<8, 1024>;
+
 impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
     /// Knows no code.
     pub(crate) fn new() -> Self {

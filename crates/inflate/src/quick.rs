@@ -5,7 +5,7 @@
 
 use crate::Damage;
 use crate::deflate::{Inflater, ROOM, Run, State, value};
-use crate::huffman::{END, LITERAL, SPECIAL, SUBTABLE, Table};
+use crate::huffman::{Distances, END, LITERAL, Literals, SPECIAL, SUBTABLE};
 
 /// How much input a turn wants: two refills.
 const INPUT: usize = 16;
@@ -31,7 +31,7 @@ impl Inflater {
     #[expect(clippy::too_many_lines, reason = "one loop, whose parts share all of their variables")]
     pub(crate) fn quick(&mut self, run: &mut Run<'_, '_>) -> Result<(), Damage> {
         let (literals, distances) = (&*self.literals.entries, &*self.distances.entries);
-        let literal = |bits| literals[Table::<11, 4096>::index(bits)];
+        let literal = |bits| literals[Literals::index(bits)];
         let (mut bits, mut count, mut at, floor) = (self.bits, self.count, run.at, run.floor);
         let mut input = run.input;
         let out = &mut *run.out;
@@ -70,7 +70,7 @@ impl Inflater {
             }
             if entry & SPECIAL != 0 {
                 if entry & SUBTABLE != 0 {
-                    entry = literals[Table::<11, 4096>::index_below(entry, bits)];
+                    entry = literals[Literals::index_below(entry, bits)];
                 }
                 if entry & LITERAL != 0 {
                     took!(bits, count, entry);
@@ -96,10 +96,10 @@ impl Inflater {
             // A length takes 20 bits, its distance 28.
             let length = value(entry, bits);
             took!(bits, count, entry);
-            let mut far = distances[Table::<8, 1024>::index(bits)];
+            let mut far = distances[Distances::index(bits)];
             if far & SPECIAL != 0 {
                 if far & SUBTABLE != 0 {
-                    far = distances[Table::<8, 1024>::index_below(far, bits)];
+                    far = distances[Distances::index_below(far, bits)];
                 }
                 if far & SPECIAL != 0 {
                     damage = Some(Damage::Code);
