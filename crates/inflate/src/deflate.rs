@@ -4,6 +4,7 @@ use crate::Damage;
 use crate::huffman::{
     CODE_LENGTHS, DISTANCES, Distances, END, LITERAL, LITERALS, LONGEST, Literals, SPECIAL, Table,
 };
+use crate::piece::{BUFFER, Buffer};
 
 /// Decodes one stream.
 ///
@@ -76,7 +77,7 @@ pub(crate) enum Stop {
 pub(crate) struct Run<'i, 'o> {
     /// What is left of the input.
     pub(crate) input: &'i [u8],
-    pub(crate) out: &'o mut [u8],
+    pub(crate) out: &'o mut Buffer,
     /// Where the next byte goes.
     pub(crate) at: usize,
     /// Where in `out` the stream's bytes begin, or those that are still there of them.
@@ -86,7 +87,7 @@ pub(crate) struct Run<'i, 'o> {
 impl Run<'_, '_> {
     /// The room that is left.
     pub(crate) fn room(&self) -> usize {
-        self.out.len() - self.at
+        BUFFER - self.at
     }
 }
 

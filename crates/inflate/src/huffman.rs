@@ -29,7 +29,7 @@ const SYMBOLS: usize = 288;
 /// A table whose first `1 << BITS` entries are indexed by the stream's bits. `SIZE` is a power of two, so that an index is
 /// kept inside by a mask, and at least what those entries and all subtables take.
 pub(crate) struct Table<const BITS: u32, const SIZE: usize> {
-    pub(crate) entries: Box<[u32; SIZE]>,
+    pub(crate) entries: [u32; SIZE],
 }
 
 /// Of literals and lengths.
@@ -40,7 +40,7 @@ pub(crate) type Distances = Table<8, 1024>;
 impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
     /// Knows no code.
     pub(crate) fn new() -> Self {
-        Self { entries: Box::new([SPECIAL; SIZE]) }
+        Self { entries: [SPECIAL; SIZE] }
     }
 
     /// The entry for the stream's next bits, subtables included.

@@ -1,15 +1,22 @@
 //! What is decompressed at a time.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use crate::WINDOW;
 use crate::deflate::ROOM;
 
+/// The memory of a piece. Its length is part of its type: the innermost loop compares with a constant.
+pub(crate) type Buffer = [u8; BUFFER];
+
+/// How long it is, in bytes.
+pub(crate) const BUFFER: usize = WINDOW + Piece::SIZE;
+
 /// Decompressed bytes. In front of them, its memory holds those that may be repeated in them.
 #[derive(Debug)]
 pub struct Piece {
-    /// Empty until it is needed.
-    buffer: Vec<u8>,
+    /// None until it is needed.
+    buffer: Option<Box<Buffer>>,
     /// The bytes that are not read yet: from here to there.
     read: usize,
     end: usize,
@@ -17,7 +24,7 @@ pub struct Piece {
 
 impl Default for Piece {
     fn default() -> Self {
-        Self { buffer: Vec::new(), read: WINDOW, end: WINDOW }
+        Self { buffer: None, read: WINDOW, end: WINDOW }
     }
 }
 
@@ -44,7 +51,7 @@ impl Piece {
 
     /// The bytes that are not read yet.
     pub fn unread(&self) -> &[u8] {
-        self.buffer.get(self.read..self.end).unwrap_or_default()
+        self.bytes(self.read..self.end)
     }
 
     /// Says that the first `length` of them are read.
@@ -54,7 +61,7 @@ impl Piece {
 
     /// Whether the next symbol might not fit.
     pub(crate) fn is_full(&self) -> bool {
-        self.end + ROOM > WINDOW + Self::SIZE
+        self.end + ROOM > BUFFER
     }
 
     /// Where the next byte goes.
@@ -63,20 +70,27 @@ impl Piece {
     }
 
     /// All of the memory.
-    pub(crate) fn buffer(&mut self) -> &mut [u8] {
-        self.buffer.resize(WINDOW + Self::SIZE, 0);
-        &mut self.buffer
+    pub(crate) fn buffer(&mut self) -> &mut Buffer {
+        self.buffer.get_or_insert_with(|| {
+            // A vector comes zeroed from the allocator. A box would be made on the stack, and copied.
+            vec![0; BUFFER].into_boxed_slice().try_into().expect("it was made that long")
+        })
+    }
+
+    /// Some of the memory.
+    fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.buffer.as_ref().and_then(|buffer| buffer.get(range)).unwrap_or_default()
     }
 
     /// Says that it ends at `end` now. Gives what is new.
     pub(crate) fn grow(&mut self, end: usize) -> &[u8] {
         let before = std::mem::replace(&mut self.end, end);
-        &self.buffer[before..end]
+        self.bytes(before..end)
     }
 
     /// The last bytes, as far as they may be repeated: not those before `floor`.
     pub(crate) fn repeatable(&self, floor: usize) -> &[u8] {
-        self.buffer.get(floor.max(self.end - WINDOW)..self.end).unwrap_or_default()
+        self.bytes(floor.max(self.end - WINDOW)..self.end)
     }
 
     /// Begins anew, behind `before`. Gives where that stands.

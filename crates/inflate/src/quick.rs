@@ -6,6 +6,7 @@
 use crate::Damage;
 use crate::deflate::{Inflater, ROOM, Run, State, value};
 use crate::huffman::{Distances, END, LITERAL, Literals, SPECIAL, SUBTABLE};
+use crate::piece::{BUFFER, Buffer};
 
 /// How much input a turn wants: two refills.
 const INPUT: usize = 16;
@@ -17,11 +18,12 @@ impl Run<'_, '_> {
     }
 }
 
-/// Decoded bits that a symbol took.
+/// Bits that a symbol took. Only the lower six bits of the count mean something here: so the entry is taken away as a
+/// whole.
 macro_rules! took {
     ($bits:ident, $count:ident, $entry:ident) => {
         $bits >>= $entry & 63;
-        $count = $count.wrapping_sub($entry & 0xff);
+        $count = $count.wrapping_sub($entry);
     };
 }
 
@@ -30,12 +32,12 @@ impl Inflater {
     #[inline(never)]
     #[expect(clippy::too_many_lines, reason = "one loop, whose parts share all of their variables")]
     pub(crate) fn quick(&mut self, run: &mut Run<'_, '_>) -> Result<(), Damage> {
-        let (literals, distances) = (&*self.literals.entries, &*self.distances.entries);
+        let (literals, distances) = (&self.literals.entries, &self.distances.entries);
         let literal = |bits| literals[Literals::index(bits)];
         let (mut bits, mut count, mut at, floor) = (self.bits, self.count, run.at, run.floor);
         let mut input = run.input;
         let out = &mut *run.out;
-        let limit = out.len() - ROOM;
+        let limit = BUFFER - ROOM;
         let mut damage = None;
         refill(&mut bits, &mut count, &mut input);
         let mut entry = literal(bits);
@@ -123,6 +125,7 @@ impl Inflater {
                 break;
             }
         }
+        count &= 63;
         (self.bits, self.count) = (bits & ((1 << count) - 1), count);
         (run.at, run.input) = (at, input);
         damage.map_or(Ok(()), Err)
@@ -147,7 +150,7 @@ fn byte(entry: u32) -> u8 {
 fn refill(bits: &mut u64, count: &mut u32, input: &mut &[u8]) {
     if let Some(word) = input.first_chunk() {
         *bits |= u64::from_le_bytes(*word) << (*count & 63);
-        *input = &input[((63 - *count) >> 3) as usize..];
+        *input = &input[(!*count >> 3 & 7) as usize..];
         *count |= WHOLE;
     }
 }
@@ -155,9 +158,9 @@ fn refill(bits: &mut u64, count: &mut u32, input: &mut &[u8]) {
 /// Copies a match, and up to 31 bytes more, which are written again.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "it is part of the innermost loop")]
-fn copy(out: &mut [u8], at: usize, length: usize, distance: usize) {
+fn copy(out: &mut Buffer, at: usize, length: usize, distance: usize) {
     let from = at - distance;
-    if distance < 16 {
+    if distance < 16 && distance < length {
         return repeat(out, at, length, distance);
     }
     // Most matches are short. A branch that is taken the same way most times costs less than a loop.
@@ -172,15 +175,16 @@ fn copy(out: &mut [u8], at: usize, length: usize, distance: usize) {
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "it is two instructions of the innermost loop")]
-fn copy_16(out: &mut [u8], from: usize, to: usize) {
+fn copy_16(out: &mut Buffer, from: usize, to: usize) {
     if let Some(bytes) = out[from..].first_chunk::<16>().copied() {
         out[to..to + 16].copy_from_slice(&bytes);
     }
 }
 
-/// Copies a match that begins less than 16 bytes back, so that it repeats what it writes.
+/// Copies a match that repeats what it writes, and begins less than 16 bytes back. Of a hundred matches one does.
+#[cold]
 #[inline(never)]
-fn repeat(out: &mut [u8], at: usize, length: usize, distance: usize) {
+fn repeat(out: &mut Buffer, at: usize, length: usize, distance: usize) {
     // As many whole repetitions as 16 bytes hold.
     const STEPS: [usize; 16] = [16, 16, 16, 15, 16, 15, 12, 14, 16, 9, 10, 11, 12, 13, 14, 15];
     let mut bytes = [0; 16];
@@ -206,7 +210,7 @@ mod tests {
     fn a_match_repeats_what_it_wrote() {
         for distance in 1..70 {
             for length in 3..=258 {
-                let mut out = vec![0; 100 + 258 + 32];
+                let out: &mut Buffer = &mut vec![0; BUFFER].try_into().unwrap();
                 for (at, byte) in out[..100].iter_mut().enumerate() {
                     *byte = u8::try_from(at).unwrap();
                 }
@@ -214,7 +218,7 @@ mod tests {
                 for at in 100..100 + length {
                     expected.push(expected[at - distance]);
                 }
-                copy(&mut out, 100, length, distance);
+                copy(out, 100, length, distance);
                 assert_eq!(out[..100 + length], expected, "{length} from {distance} back");
             }
         }

@@ -357,12 +357,13 @@ fn until_zero(mut data: Vec<u8>) -> Vec<u8> {
 
 /// The header's sum, with the bytes of the sum itself taken for blanks; old writers summed signed bytes.
 fn check_sum(header: &tar::Header) -> Result<(), RootfsError> {
-    let stored = header.cksum().map_err(|e| failed(&e))?;
+    let stored = i64::from(header.cksum().map_err(|e| failed(&e))?);
     let bytes = header.as_bytes();
-    let counted = |place: usize| if (148..156).contains(&place) { b' ' } else { bytes[place] };
-    let unsigned: u32 = (0..BLOCK).map(|place| u32::from(counted(place))).sum();
-    let signed: i32 = (0..BLOCK).map(|place| i32::from(counted(place).cast_signed())).sum();
-    if stored == unsigned || i64::from(stored) == i64::from(signed) {
+    let blanks = 8 * i32::from(b' ');
+    let unsigned = |bytes: &[u8]| bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>();
+    let signed = |bytes: &[u8]| bytes.iter().map(|byte| i32::from(byte.cast_signed())).sum::<i32>();
+    let sums = |sum: fn(&[u8]) -> i32| stored == i64::from(sum(bytes) - sum(&bytes[148..156]) + blanks);
+    if sums(unsigned) || sums(signed) {
         return Ok(());
     }
     Err(broken("a header's checksum is wrong: this is no tar archive, or it was changed on its way"))
@@ -485,6 +486,20 @@ mod tests {
         assert_eq!(time("1.5"), Timestamp { secs: 1, nanos: 500_000_000 });
         assert_eq!(time("-1.25"), Timestamp { secs: -2, nanos: 750_000_000 });
         assert_eq!(time("-3"), Timestamp { secs: -3, nanos: 0 });
+    }
+
+    #[test]
+    fn a_header_is_summed_with_or_without_signs() {
+        let mut header = tar::Header::new_old();
+        header.as_mut_bytes()[..5].copy_from_slice("gr\u{fc}n".as_bytes());
+        header.set_cksum();
+        check_sum(&header).unwrap();
+        let unsigned = header.cksum().unwrap();
+        // Two bytes are above 127.
+        for (sum, is_right) in [(unsigned - 512, true), (unsigned - 256, false), (unsigned + 1, false)] {
+            header.as_mut_bytes()[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            assert_eq!(check_sum(&header).is_ok(), is_right, "{sum}");
+        }
     }
 
     #[test]
