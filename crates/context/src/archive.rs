@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_oci::{Digest, Hasher};
-use kiln_rootfs::{Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, decompress, extract};
+use kiln_rootfs::{Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, apart, decompress, extract};
 
 use crate::ContextError;
 
@@ -15,7 +15,7 @@ use crate::ContextError;
 pub fn is_archive(file: &File) -> bool {
     let probe = || -> io::Result<bool> {
         let mut header = Vec::new();
-        match open_archive(file)?.take(512).read_to_end(&mut header) {
+        match decompressed(FromStart::of(file)?)?.take(512).read_to_end(&mut header) {
             Ok(_) => Ok(is_tar(&header)),
             Err(_) => Ok(false),
         }
@@ -43,6 +43,12 @@ struct FromStart {
     at: u64,
 }
 
+impl FromStart {
+    fn of(file: &File) -> io::Result<Self> {
+        Ok(Self { file: file.try_clone()?, at: 0 })
+    }
+}
+
 impl Read for FromStart {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.file.read_at(buffer, self.at)?;
@@ -53,20 +59,28 @@ impl Read for FromStart {
 
 /// The decompressed bytes of an archive, from its start.
 pub fn open_archive(file: &File) -> io::Result<Box<dyn BufRead + Send>> {
-    decompressed(FromStart { file: file.try_clone()?, at: 0 })
+    decompressed_apart(FromStart::of(file)?)
 }
 
-/// Decompresses what comes, by its first bytes.
-fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+/// Decompresses what comes, beside what is done with it.
+fn decompressed_apart(input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+    Ok(Box::new(apart(decompressed(input)?)))
+}
+
+/// Decompresses what comes, by its first bytes. What is not compressed comes as it is.
+fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
     let mut magic = Vec::with_capacity(6);
     input.by_ref().take(6).read_to_end(&mut magic)?;
     let reader = Cursor::new(magic.clone()).chain(input);
     Ok(match magic.as_slice() {
-        [b'B', b'Z', b'h', ..] => Box::new(BufReader::new(bzip2::read::MultiBzDecoder::new(reader))),
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(reader)),
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(BufReader::new(lzma_rust2::XzReader::new(BufReader::new(reader), true)))
+            Box::new(lzma_rust2::XzReader::new(BufReader::new(reader), true))
         }
-        _ => Box::new(decompress(reader, Compression::None)),
+        // As layers are, which may be compressed so, too.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(decompress(reader, Compression::Zstd)),
+        _ => Box::new(reader),
     })
 }
 
@@ -95,7 +109,7 @@ pub(crate) fn unpack_stream(
     let failed = input.clone();
     // What broke the source is the reason, whatever the readers behind it make of it.
     let reason = |error: String| fail(failed.lock().failed.take().unwrap_or(error));
-    let mut reader = decompressed(input.clone()).map_err(|error| reason(error.to_string()))?;
+    let mut reader = decompressed_apart(input.clone()).map_err(|error| reason(error.to_string()))?;
     let mut header = Vec::with_capacity(512);
     let read = reader.by_ref().take(512).read_to_end(&mut header);
     let empty_archive = header.len() == 512 && header.iter().all(|byte| *byte == 0);

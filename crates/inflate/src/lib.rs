@@ -1,8 +1,8 @@
 //! Gzip streams (RFC 1952, RFC 1951), decompressed at the speed of the machine and in constant memory.
 //!
 //! Inflating is what a cold build does most, so that this is written for it: large pieces, no copy between the decoder and
-//! who reads, and a loop that looks ahead. It holds no unsafe code. Not for: writing gzip, and archives that are small
-//! (flate2 does both).
+//! who reads, and a loop that looks ahead. It holds no unsafe code. Not for: writing gzip, and archives that are no layers
+//! (flate2 reads those).
 //!
 //! ```
 //! use std::io::Read;

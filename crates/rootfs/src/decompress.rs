@@ -19,12 +19,24 @@ const INPUT: usize = 128 << 10;
 ///
 /// The input is read to its end, so that a reader which verifies a digest there gets to do it.
 pub fn decompress(input: impl Read + Send + 'static, said: Compression) -> impl BufRead + Send {
+    read_apart(Decoder::new(input, said))
+}
+
+/// The bytes of `input` as they are, which is read in a thread of its own, to its end: for another decompressor's.
+pub fn apart(input: impl Read + Send + 'static) -> impl BufRead + Send {
+    read_apart(Decoder {
+        said: Compression::None,
+        state: State::Plain(BufReader::with_capacity(INPUT, input)),
+    })
+}
+
+fn read_apart(mut decoder: Decoder<impl Read + Send + 'static>) -> Pieces {
     let (sender, receiver) = sync_channel(WAITING);
     let (done, used) = channel();
     // The thread ends when the receiver is gone: its next send fails.
     let spawned = std::thread::Builder::new().name("decompress".to_owned()).spawn(move || {
         let pieces = Outgoing { sender, used };
-        if let Err(error) = pieces.send_all(&mut Decoder::new(input, said)) {
+        if let Err(error) = pieces.send_all(&mut decoder) {
             drop(pieces.sender.send(Err(error)));
         }
     });

@@ -25,7 +25,7 @@ mod tree_path;
 mod view;
 
 pub use changes::{Change, ChangeSource, Unignored, What};
-pub use decompress::decompress;
+pub use decompress::{apart, decompress};
 pub use delta::{Delta, DeltaBuilder};
 pub use entries::{LayerEntry, LayerWhat, entries};
 pub use error::RootfsError;
