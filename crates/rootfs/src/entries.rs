@@ -3,12 +3,15 @@
 use std::io::{self, BufRead, Read};
 
 use crate::tar_read::{EntryKind, TarReader, pass_over};
-use crate::{Kind, RootfsError, TreePath};
+use crate::{Kind, RootfsError, TreePath, Whole};
+
+/// Holes of longer files are left out: a small archive could hold any number of zeros.
+const MOST_WHOLE: u64 = 256 << 20;
 
 /// What an entry of a layer does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerWhat {
-    /// A regular file of so many bytes. Its contents can be read.
+    /// A regular file of so many bytes, holes included. Its contents can be read.
     File(u64),
     /// Another name of what lies at this path.
     HardLink(TreePath),
@@ -34,7 +37,7 @@ pub struct LayerEntry {
 }
 
 /// Shows `visit` every entry of the layer `layer`, which is a tar archive that is not compressed, and the contents of
-/// files. The contents need not be read.
+/// files. The contents need not be read. Those of a sparse file longer than 256 MB come without its holes.
 ///
 /// Fails with [`RootfsError::Archive`] if it is damaged, and with [`RootfsError::Escape`] if a path, or what a whiteout
 /// names, leads out of the tree.
@@ -59,8 +62,13 @@ pub fn entries(
             (None, EntryKind::New(Kind::Directory)) => (path, LayerWhat::Directory),
             (None, EntryKind::New(_)) => (path, LayerWhat::Other),
         };
-        let entry = LayerEntry { path, what, mode: entry.mode };
-        visit(&entry, &mut tar).map_err(|error| RootfsError::Archive(error.to_string()))?;
+        let told = LayerEntry { path, what, mode: entry.mode };
+        let shown = if entry.size <= MOST_WHOLE {
+            visit(&told, &mut Whole::new(&entry, &mut tar))
+        } else {
+            visit(&told, &mut tar)
+        };
+        shown.map_err(|error| RootfsError::Archive(error.to_string()))?;
     }
     pass_over(&mut tar.into_inner(), u64::MAX).map_err(|error| RootfsError::Archive(error.to_string()))?;
     Ok(())
@@ -69,6 +77,23 @@ pub fn entries(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sparse_files_are_shown_with_their_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("f")).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"end", 1 << 20).unwrap();
+        let mut tar = std::process::Command::new("tar");
+        let tar = tar.args(["--format=gnu", "-cSf", "-", "-C"]).arg(dir.path()).arg("f").output().unwrap();
+        assert!(tar.stdout.len() < 1 << 20, "it is stored sparsely");
+        let mut seen = Vec::new();
+        entries(tar.stdout.as_slice(), &mut |entry, content| {
+            assert_eq!(entry.what, LayerWhat::File((1 << 20) + 3));
+            content.read_to_end(&mut seen).map(|_| ())
+        })
+        .unwrap();
+        assert_eq!(seen, std::fs::read(dir.path().join("f")).unwrap());
+    }
 
     #[test]
     fn every_kind_of_entry_is_told_and_contents_can_be_read_or_left() {

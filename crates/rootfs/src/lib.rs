@@ -23,6 +23,7 @@ mod tar_read;
 mod tar_write;
 mod tree_path;
 mod view;
+mod whole;
 
 pub use changes::{Change, ChangeSource, Unignored, What};
 pub use decompress::{apart, decompress};
@@ -43,3 +44,4 @@ pub use snapshot::*;
 pub use tar_read::{Entry, EntryKind, TarReader};
 pub use tree_path::TreePath;
 pub use view::{DirectoryView, EmptyView, View, Xattrs, resolve, resolve_parent};
+pub use whole::Whole;

@@ -16,7 +16,8 @@ use crate::delta::disk;
 use crate::error::Doing;
 use crate::tar_read::{Entry, EntryKind, TarReader, pass_over};
 use crate::{
-    BaseLayer, DirectoryView, Interest, Kind, Meta, Root, RootfsError, Timestamp, TreePath, View, Xattrs,
+    BaseLayer, DirectoryView, Interest, Kind, Meta, Root, RootfsError, Timestamp, TreePath, View, Whole,
+    Xattrs,
 };
 
 /// Files longer than this are of interest only for what they are: their content is left out.
@@ -217,7 +218,7 @@ impl Reading<'_> {
                 Said::Gone(path)
             } else if interest.wants(&path)? {
                 let meta = meta_of(&entry);
-                let content = content(&meta, &mut tar).doing("read a layer for", path.to_string())?;
+                let content = content(&entry, &meta, &mut tar).doing("read a layer for", path.to_string())?;
                 let first = (entry.kind == EntryKind::HardLink).then(|| TreePath::new(&entry.link));
                 Said::There { path, meta, xattrs: entry.xattrs.clone(), content, first }
             } else {
@@ -282,12 +283,12 @@ impl Reading<'_> {
 }
 
 /// A file's bytes, unless they are too many or none of the entry's.
-fn content(meta: &Meta, tar: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+fn content(entry: &Entry, meta: &Meta, tar: &mut dyn Read) -> io::Result<Option<Vec<u8>>> {
     if meta.kind != Kind::File || meta.size > MOST_CONTENT {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    tar.take(meta.size).read_to_end(&mut bytes)?;
+    Whole::new(entry, tar).take(meta.size).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 

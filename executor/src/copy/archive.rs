@@ -8,8 +8,8 @@ use std::io::{self, Read};
 
 use kiln_context::open_archive;
 use kiln_rootfs::{
-    DeltaBuilder, Entry, EntryKind, Kind, Meta, RootfsError, TarReader, Timestamp, TreePath, View, Xattrs,
-    resolve, resolve_parent,
+    DeltaBuilder, Entry, EntryKind, Kind, Meta, RootfsError, TarReader, Timestamp, TreePath, View, Whole,
+    Xattrs, resolve, resolve_parent,
 };
 
 use super::CopyError;
@@ -74,13 +74,9 @@ impl Unpacking<'_, '_> {
                 self.builder.put_dir(&path, &meta, &xattrs)?;
                 self.directories.push((path, entry.mtime));
             }
-            EntryKind::New(Kind::File) => match &entry.pieces {
-                None => _ = self.builder.put_content(&path, stored, &meta, &xattrs)?,
-                Some(pieces) => {
-                    let mut whole = Whole { stored, pieces, size: entry.size, at: 0 };
-                    self.builder.put_content(&path, &mut whole, &meta, &xattrs)?;
-                }
-            },
+            EntryKind::New(Kind::File) => {
+                self.builder.put_content(&path, &mut Whole::new(entry, stored), &meta, &xattrs)?;
+            }
             EntryKind::New(Kind::Symlink) => {
                 self.builder.put_symlink(&path, &entry.link, &meta, &xattrs)?;
             }
@@ -227,50 +223,9 @@ impl View for Inside<'_, '_> {
     }
 }
 
-/// A sparse file with its holes as zeros.
-struct Whole<'a> {
-    stored: &'a mut dyn Read,
-    pieces: &'a [(u64, u64)],
-    size: u64,
-    at: u64,
-}
-
-impl Read for Whole<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.pieces.first().is_some_and(|(start, length)| self.at >= start + length) {
-            self.pieces = &self.pieces[1..];
-        }
-        let fits = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(buffer.len());
-        let count = match self.pieces.first() {
-            Some((start, length)) if self.at >= *start => {
-                let count = fits(start + length - self.at);
-                self.stored.read(&mut buffer[..count])?
-            }
-            next => {
-                let end = next.map_or(self.size, |(start, _)| *start);
-                let count = fits(end.saturating_sub(self.at));
-                buffer[..count].fill(0);
-                count
-            }
-        };
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_holes_of_a_sparse_file_are_zeros() {
-        let pieces = [(2, 3), (7, 1)];
-        let mut stored: &[u8] = b"abcd";
-        let mut whole = Whole { stored: &mut stored, pieces: &pieces, size: 10, at: 0 };
-        let mut bytes = Vec::new();
-        whole.read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes, b"\0\0abc\0\0d\0\0");
-    }
 
     #[test]
     fn only_roundabout_dots_say_nothing_of_the_destination() {

@@ -156,3 +156,25 @@ fn a_path_that_no_system_can_open_is_an_error() {
     let error = skeleton(&[layer], &interest, into.path()).err().unwrap().to_string();
     assert!(error.contains("File name too long"), "{}", &error[error.len() - 200..]);
 }
+
+#[test]
+fn a_sparse_file_has_its_holes() {
+    let tree = tempfile::tempdir().unwrap();
+    let passwd = fs::File::create(tree.path().join("passwd")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&passwd, b"app:x:7:7::/:\n", 1 << 20).unwrap();
+    let mut tar = std::process::Command::new("tar");
+    let tar = tar.args(["--format=gnu", "-cSf", "-", "-C"]).arg(tree.path()).arg("passwd").output().unwrap();
+    let bytes: Arc<[u8]> = tar.stdout.into();
+    let layer = BaseLayer::Blob {
+        diff_id: kiln_oci::DiffId([0; 32]),
+        open: Arc::new(move || Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))))),
+        compression: Compression::None,
+    };
+    let mut interest = Interest::default();
+    interest.path(&"passwd".into());
+    let into = tempfile::tempdir().unwrap();
+    let view = skeleton(&[layer], &interest, into.path()).unwrap();
+    let mut seen = Vec::new();
+    std::io::Read::read_to_end(&mut view.open(&"passwd".into()).unwrap(), &mut seen).unwrap();
+    assert_eq!(seen, fs::read(tree.path().join("passwd")).unwrap());
+}
