@@ -91,6 +91,7 @@ pub fn extract(
         into,
         options,
         parent: None,
+        real: None,
         written: HashSet::new(),
         hasher: RandomState::new(),
         directories: Vec::new(),
@@ -152,6 +153,8 @@ struct Extraction<'a, 'o, R> {
     options: &'a mut ExtractOptions<'o>,
     /// The directory of the last entry: most entries lie beside their predecessor.
     parent: Option<(TreePath, OwnedFd)>,
+    /// The directory that was looked at last for what is ignored, and where it really is.
+    real: Option<(TreePath, TreePath)>,
     /// Hashes of the paths that this layer wrote: an opaque mark hides only what lies below them.
     written: HashSet<u64>,
     hasher: RandomState,
@@ -169,7 +172,7 @@ impl<R: BufRead> Extraction<'_, '_, R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), RootfsError> {
         let path = TreePath::strict(&entry.path)
             .ok_or_else(|| escape(&entry.path, "leads out of the tree by .."))?;
-        if self.options.ignore.is_ignored(&path) {
+        if self.is_ignored(&path)? {
             return Ok(());
         }
         if path.name().starts_with(WHITEOUT) {
@@ -186,6 +189,28 @@ impl<R: BufRead> Extraction<'_, '_, R> {
             EntryKind::HardLink => self.hard_link(&path, entry),
             EntryKind::New(kind) => self.new_entry(&path, kind, entry),
         }
+    }
+
+    /// Where `path` really is, as far as that matters: only what is ignored is told by it.
+    fn real(&mut self, path: &TreePath) -> Result<TreePath, RootfsError> {
+        if self.options.ignore.is_empty() {
+            return Ok(path.clone());
+        }
+        let parent = path.parent().unwrap_or_default();
+        let real = match &self.real {
+            Some((looked_at, real)) if *looked_at == parent => real,
+            _ => {
+                let real = self.into.real(&parent)?;
+                &self.real.insert((parent, real)).1
+            }
+        };
+        Ok(real.join(path.name()))
+    }
+
+    /// Whether `path` is ignored, as it is written or as the links on the way lead.
+    fn is_ignored(&mut self, path: &TreePath) -> Result<bool, RootfsError> {
+        let real = self.real(path)?;
+        Ok(self.options.ignore.is_ignored(path) || self.options.ignore.is_ignored(&real))
     }
 
     fn handle(&self) -> &OwnedFd {
@@ -240,14 +265,16 @@ impl<R: BufRead> Extraction<'_, '_, R> {
                 self.enter_parent(path)?;
                 return disk::set_opaque(self.handle(), b"").doing("mark as opaque", parent.to_string());
             }
-            return self.clear(&parent);
+            let real =
+                if self.options.ignore.is_empty() { parent.clone() } else { self.into.real(&parent)? };
+            return self.clear(&parent, &real);
         }
         let name = &path.name()[WHITEOUT.len()..];
         if name.is_empty() || name == b"." || name == b".." {
             return Err(escape(path.as_bytes(), "is a whiteout of no file"));
         }
         let target = parent.join(name);
-        if self.options.ignore.is_ignored(&target) {
+        if self.is_ignored(&target)? {
             return Ok(());
         }
         if overlay {
@@ -256,7 +283,8 @@ impl<R: BufRead> Extraction<'_, '_, R> {
             return disk::make_whiteout(self.handle(), name).doing("make a whiteout for", target.to_string());
         }
         let Ok(directory) = self.into.directory(&parent) else { return Ok(()) };
-        remove_unless_kept(&directory, name, &target, &self.options.ignore)
+        let real = self.real(&target)?;
+        remove_unless_kept(&directory, name, &real, &self.options.ignore)
             .doing("remove", target.to_string())?;
         self.forget(&target);
         Ok(())
@@ -264,12 +292,13 @@ impl<R: BufRead> Extraction<'_, '_, R> {
 
     /// Whether a directory lies where something else is to be, and stays because it holds what is ignored (in a pod:
     /// /var/run with the service account's token, where images have a link). The entry is passed over then, and noted.
-    fn is_in_the_way(&self, path: &TreePath, name: &[u8]) -> Result<bool, RootfsError> {
+    fn is_in_the_way(&mut self, path: &TreePath, name: &[u8]) -> Result<bool, RootfsError> {
+        let real = self.real(path)?;
         let ignore = &self.options.ignore;
-        if ignore.is_empty() || !ignore.reaches_below(path) {
+        if ignore.is_empty() || !ignore.reaches_below(&real) {
             return Ok(false);
         }
-        let gone = remove_unless_kept(self.handle(), name, path, ignore);
+        let gone = remove_unless_kept(self.handle(), name, &real, ignore);
         Ok(!gone.doing("replace", path.to_string())?)
     }
 
@@ -278,24 +307,27 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         if self.parent.as_ref().is_some_and(|(open, _)| open.starts_with(path)) {
             self.parent = None;
         }
+        if self.real.as_ref().is_some_and(|(looked_at, _)| looked_at.starts_with(path)) {
+            self.real = None;
+        }
     }
 
-    /// Removes what earlier layers left in a directory.
-    fn clear(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+    /// Removes what earlier layers left in the directory `path`, which is at `real` once links are followed.
+    fn clear(&mut self, path: &TreePath, real: &TreePath) -> Result<(), RootfsError> {
         let Ok(directory) = self.into.directory(path) else { return Ok(()) };
         for name in self.into.list(path)? {
-            let child = path.join(&name);
-            if self.options.ignore.is_ignored(&child) {
+            let (child, real) = (path.join(&name), real.join(&name));
+            if self.options.ignore.is_ignored(&child) || self.options.ignore.is_ignored(&real) {
                 continue;
             }
             if self.written.contains(&self.hasher.hash_one(child.as_bytes())) {
                 let is_directory = self.into.stat(&child)?.is_some_and(|meta| meta.is_dir());
                 if is_directory {
-                    self.clear(&child)?;
+                    self.clear(&child, &real)?;
                 }
                 continue;
             }
-            remove_unless_kept(&directory, &name, &child, &self.options.ignore)
+            remove_unless_kept(&directory, &name, &real, &self.options.ignore)
                 .doing("remove", child.to_string())?;
             self.forget(&child);
         }
@@ -486,6 +518,10 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         let target = TreePath::strict(&entry.link)
             .ok_or_else(|| escape(&entry.path, "is a hard link out of the tree"))?;
         if target == *path {
+            return Ok(());
+        }
+        // As in kaniko: what it names is no part of the image.
+        if self.is_ignored(&target)? {
             return Ok(());
         }
         let (from, from_name) = match self.into.parent(&target) {

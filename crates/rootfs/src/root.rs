@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::error::Doing;
+use crate::view::resolve_by;
 use crate::{Kind, Meta, RootfsError, TreePath, Xattrs};
 
 /// Links followed for one path before it is taken for a loop, as in the kernel.
@@ -44,6 +45,18 @@ impl Root {
     /// Opens a directory of the tree; links on the way and at the end are followed inside the tree.
     pub fn directory(&self, path: &TreePath) -> Result<OwnedFd, RootfsError> {
         self.open_in(path, OFlags::PATH | OFlags::DIRECTORY).doing("open the directory", self.on_disk(path))
+    }
+
+    /// The path that the directory `path` has once the links on the way and at the end are followed. What isn't there is
+    /// kept as written.
+    pub(crate) fn real(&self, path: &TreePath) -> Result<TreePath, RootfsError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let without = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(&self.fd, path.as_path(), flags, Mode::empty(), without) {
+            // Up to what isn't there, it leads through no link.
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(path.clone()),
+            Err(_) => resolve_by(|path| self.stat(path), path),
+        }
     }
 
     /// Opens what `path` is, following links inside the tree.

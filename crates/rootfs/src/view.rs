@@ -33,6 +33,14 @@ const MAX_LINKS: usize = 40;
 /// The path that `path` means once every link on the way and at the end is followed inside the tree. What isn't there
 /// is kept as written.
 pub fn resolve(view: &dyn View, path: &TreePath) -> Result<TreePath, RootfsError> {
+    resolve_by(|path| view.stat(path), path)
+}
+
+/// The same, where `stat` tells what is at a path, not followed.
+pub(crate) fn resolve_by(
+    stat: impl Fn(&TreePath) -> Result<Option<Meta>, RootfsError>,
+    path: &TreePath,
+) -> Result<TreePath, RootfsError> {
     let mut todo: VecDeque<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
     let mut here = TreePath::root();
     let mut links = 0;
@@ -46,7 +54,7 @@ pub fn resolve(view: &dyn View, path: &TreePath) -> Result<TreePath, RootfsError
             _ => {}
         }
         let next = here.join(&part);
-        let target = view.stat(&next)?.filter(|meta| meta.kind == Kind::Symlink).and_then(|meta| meta.link);
+        let target = stat(&next)?.filter(|meta| meta.kind == Kind::Symlink).and_then(|meta| meta.link);
         let Some(target) = target else {
             here = next;
             continue;

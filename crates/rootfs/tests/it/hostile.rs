@@ -2,11 +2,14 @@
 
 use std::fs;
 
-use kiln_rootfs::{RootfsError, TarReader, Whiteouts, entries};
+use kiln_rootfs::{ExtractOptions, IgnorePaths, Root, RootfsError, TarReader, Whiteouts, entries, extract};
 
 use crate::try_extract;
 
-fn archive(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
+/// An entry: its name, its kind, what it links to, and its bytes.
+type Made<'a> = (&'a str, tar::EntryType, &'a str, &'a [u8]);
+
+fn archive(entries: &[Made<'_>]) -> Vec<u8> {
     let mut out = tar::Builder::new(Vec::new());
     for (name, kind, link, data) in entries {
         let mut header = tar::Header::new_gnu();
@@ -25,7 +28,7 @@ fn archive(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> Vec<u8> {
     out.into_inner().unwrap()
 }
 
-fn attempt(entries: &[(&str, tar::EntryType, &str, &[u8])]) -> (tempfile::TempDir, Result<(), RootfsError>) {
+fn attempt(entries: &[Made<'_>]) -> (tempfile::TempDir, Result<(), RootfsError>) {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
     fs::write(dir.path().join("secret"), "untouched").unwrap();
@@ -172,4 +175,48 @@ fn of_many_attributes_the_last_of_each_name_counts() {
     assert_eq!(entries[0].xattrs.last(), Some(&(b"user.first".to_vec(), b"new".to_vec())));
     assert!(entries[0].xattrs.is_sorted());
     assert!(began.elapsed().as_secs() < 20, "looking each one up among the others takes minutes");
+}
+
+#[test]
+fn no_link_leads_to_what_is_ignored() {
+    let ways: [&[Made<'_>]; 11] = [
+        &[("l", Symlink, "/own", b""), ("l/f", Regular, "", b"x"), ("l/new/f", Regular, "", b"x")],
+        &[("l", Symlink, "own/d", b""), ("l/f", Regular, "", b"x"), ("l/new", Directory, "", b"")],
+        &[("l", Symlink, "/", b""), ("l/own", Regular, "", b"x"), ("l/own/f", Regular, "", b"x")],
+        // Replaces a directory in which something ignored lies.
+        &[("l", Symlink, "/", b""), ("l/deep", Regular, "", b"x"), ("l/deep/own/f", Regular, "", b"x")],
+        &[("l", Symlink, "/", b""), ("l/.wh.own", Regular, "", b""), ("l/.wh.deep", Regular, "", b"")],
+        &[("l", Symlink, "deep/own", b""), ("l/.wh.f", Regular, "", b"")],
+        &[("l", Symlink, "own", b""), ("l/.wh..wh..opq", Regular, "", b"")],
+        &[("l", Symlink, "/", b""), ("l/.wh..wh..opq", Regular, "", b"")],
+        &[("l", Symlink, "deep", b""), ("l/.wh..wh..opq", Regular, "", b"")],
+        &[("h", Link, "own/f", b""), ("h", Regular, "", b"x")],
+        &[("l", Symlink, "own", b""), ("h", Link, "l/f", b""), ("l/h", Link, "l/f", b"")],
+    ];
+    for entries in ways {
+        let dir = tempfile::tempdir().unwrap();
+        for own in ["own/d", "deep/own"] {
+            fs::create_dir_all(dir.path().join(own)).unwrap();
+        }
+        let files = ["own/f", "own/d/f", "deep/own/f"].map(|file| dir.path().join(file));
+        for file in &files {
+            fs::write(file, "untouched").unwrap();
+        }
+        let ignore = IgnorePaths::new(["/own", "/deep/own"]);
+        let mut options = ExtractOptions {
+            whiteouts: Whiteouts::Apply,
+            ignore,
+            can_mknod: true,
+            can_chown: true,
+            record: None,
+        };
+        extract(archive(entries).as_slice(), &Root::open(dir.path()).unwrap(), &mut options).unwrap();
+        for file in &files {
+            assert_eq!(fs::read_to_string(file).unwrap(), "untouched", "{entries:?}");
+            assert_eq!(std::os::unix::fs::MetadataExt::nlink(&fs::metadata(file).unwrap()), 1, "{entries:?}");
+        }
+        for (own, count) in [("own", 2), ("own/d", 1), ("deep/own", 1)] {
+            assert_eq!(fs::read_dir(dir.path().join(own)).unwrap().count(), count, "{own} after {entries:?}");
+        }
+    }
 }
