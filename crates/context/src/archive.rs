@@ -73,15 +73,40 @@ fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Rea
     input.by_ref().take(6).read_to_end(&mut magic)?;
     let reader = Cursor::new(magic.clone()).chain(input);
     Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(reader)),
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
+        [0x1f, 0x8b, ..] => {
+            Box::new(Compressed { by: "gzip", inner: flate2::read::MultiGzDecoder::new(reader) })
+        }
+        [b'B', b'Z', b'h', ..] => {
+            Box::new(Compressed { by: "bzip2", inner: bzip2::read::MultiBzDecoder::new(reader) })
+        }
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Box::new(lzma_rust2::XzReader::new(BufReader::new(reader), true))
+            let inner = lzma_rust2::XzReader::new(BufReader::new(reader), true);
+            Box::new(Compressed { by: "xz", inner })
         }
         // As layers are, which may be compressed so, too.
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(decompress(reader, Compression::Zstd)),
         _ => Box::new(reader),
     })
+}
+
+/// Says what is wrong with compressed data: decoders tell it in words of their own.
+struct Compressed<R> {
+    by: &'static str,
+    inner: R,
+}
+
+impl<R: Read> Read for Compressed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wrong = |error: &io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Some("ends too early"),
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Some("is damaged"),
+            _ => None,
+        };
+        self.inner.read(buffer).map_err(|error| match wrong(&error) {
+            Some(how) => io::Error::new(error.kind(), format!("what {} compressed {how} ({error})", self.by)),
+            None => error,
+        })
+    }
 }
 
 fn options() -> ExtractOptions<'static> {

@@ -27,9 +27,26 @@ pub(super) fn unpack(
     let mut unpacking = Unpacking { builder, target, owner, directories: Vec::new() };
     let mut tar = TarReader::new(reader);
     while let Some(entry) = tar.next().map_err(|error| fail(error.to_string()))? {
-        unpacking.entry(&entry, &mut tar)?;
+        let mut stored = Noting { inner: &mut tar, failed: None };
+        // Where the archive is damaged, that is the reason, and not that a file could not be written.
+        unpacking.entry(&entry, &mut stored).map_err(|error| match stored.failed {
+            Some(why) => fail(format!("{}: {why}", String::from_utf8_lossy(&entry.path))),
+            None => error,
+        })?;
     }
     unpacking.finish()
+}
+
+/// Reads, and notes why that failed.
+struct Noting<'a, R> {
+    inner: &'a mut R,
+    failed: Option<String>,
+}
+
+impl<R: Read> Read for Noting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).inspect_err(|error| self.failed = Some(error.to_string()))
+    }
 }
 
 /// The paths that an archive's entries have in the directory `target`; none where it can't be read.
