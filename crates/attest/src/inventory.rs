@@ -1,6 +1,6 @@
 //! What an image holds: it is shown the layers entry by entry, base first, and keeps what is still there at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 use crate::files::{Catalog, Distribution, Found, read};
@@ -14,6 +14,8 @@ pub struct Inventory {
     unread: BTreeMap<String, (usize, String)>,
     /// Layers that could not be had, and why.
     missing: Vec<String>,
+    /// Directories in which this layer has something, and from which what is lower has been removed.
+    cleared: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -32,6 +34,7 @@ impl Inventory {
     /// The next layer begins: whiteouts count for what was before it.
     pub fn next_layer(&mut self) {
         self.layer += 1;
+        self.cleared.clear();
     }
 
     /// Goes on without a layer that could not be had; `why` names it.
@@ -80,21 +83,27 @@ impl Inventory {
         self.forget(path, true);
     }
 
+    /// What lower layers have below `path` is gone, and what they have there unless `only_below`.
     fn forget(&mut self, path: &str, only_below: bool) {
-        let (layer, below) = (self.layer, if path.is_empty() { String::new() } else { format!("{path}/") });
-        let hit = |name: &str| (!only_below && name == path) || name.starts_with(&below);
-        // Names between a path and what is below it in the order of bytes are few.
-        let names: Vec<String> = self
-            .files
-            .range(path.to_owned()..)
-            .take_while(|(name, _)| name.starts_with(path))
-            .filter(|(name, kept)| hit(name) && kept.layer < layer)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
-            self.files.remove(&name);
+        let layer = self.layer;
+        if !only_below {
+            if self.files.get(path).is_some_and(|kept| kept.layer < layer) {
+                self.files.remove(path);
+            }
+            if self.unread.get(path).is_some_and(|(of, _)| *of < layer) {
+                self.unread.remove(path);
+            }
         }
-        self.unread.retain(|name, (of, _)| !(hit(name) && *of < layer));
+        // Nothing comes back to a lower layer: once is enough, however often a layer says it.
+        if self.cleared.contains(path) {
+            return;
+        }
+        let below = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let files = remove_below(&mut self.files, &below, |kept| kept.layer < layer);
+        let unread = remove_below(&mut self.unread, &below, |(of, _)| *of < layer);
+        if files || unread {
+            self.cleared.insert(path.to_owned());
+        }
     }
 
     /// The distribution that the image says it is.
@@ -117,6 +126,24 @@ impl Inventory {
         let files = self.unread.iter().map(|(path, (_, why))| format!("/{path}: {why}"));
         self.missing.iter().cloned().chain(files)
     }
+}
+
+/// Removes what is lower of what `below` begins. Gives whether something else was left there.
+fn remove_below<V>(map: &mut BTreeMap<String, V>, below: &str, is_lower: impl Fn(&V) -> bool) -> bool {
+    let those = map.range(below.to_owned()..).take_while(|(name, _)| name.starts_with(below));
+    let mut any_left = false;
+    let mut gone = Vec::new();
+    for (name, value) in those {
+        if is_lower(value) {
+            gone.push(name.clone());
+        } else {
+            any_left = true;
+        }
+    }
+    for name in gone {
+        map.remove(&name);
+    }
+    any_left
 }
 
 #[cfg(test)]
@@ -163,6 +190,26 @@ mod tests {
         inventory.directory("a/Cargo.lock");
         inventory.directory("b");
         assert_eq!(names(&inventory), ["b/Cargo.lock serde"]);
+    }
+
+    #[test]
+    fn a_layer_may_say_a_thing_over_and_over() {
+        let mut inventory = Inventory::new();
+        add(&mut inventory, "d/old/package-lock.json", "{");
+        inventory.next_layer();
+        let began = std::time::Instant::now();
+        for number in 0..40_000 {
+            add(&mut inventory, &format!("d/{number}/package-lock.json"), "{");
+            inventory.opaque("d");
+            inventory.gone("d");
+        }
+        // Takes a second; looked through each time, it would take minutes.
+        assert!(began.elapsed().as_secs() < 20);
+        assert_eq!(inventory.unread().count(), 40_000);
+        add(&mut inventory, "e/package-lock.json", "{");
+        inventory.next_layer();
+        inventory.opaque("d");
+        assert_eq!(inventory.unread().count(), 1);
     }
 
     #[test]
