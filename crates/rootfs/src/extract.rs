@@ -93,6 +93,7 @@ pub fn extract(
         parent: None,
         real: None,
         written: HashSet::new(),
+        cleared: HashSet::new(),
         hasher: RandomState::new(),
         directories: Vec::new(),
         done: Counted::default(),
@@ -157,6 +158,8 @@ struct Extraction<'a, 'o, R> {
     real: Option<(TreePath, TreePath)>,
     /// Hashes of the paths that this layer wrote: an opaque mark hides only what lies below them.
     written: HashSet<u64>,
+    /// Hashes of the directories that such a mark has emptied.
+    cleared: HashSet<u64>,
     hasher: RandomState,
     /// Times that are set at the end, since writing into a directory changes its own.
     directories: Vec<(TreePath, Timestamp)>,
@@ -265,9 +268,10 @@ impl<R: BufRead> Extraction<'_, '_, R> {
                 self.enter_parent(path)?;
                 return disk::set_opaque(self.handle(), b"").doing("mark as opaque", parent.to_string());
             }
-            let real =
-                if self.options.ignore.is_empty() { parent.clone() } else { self.into.real(&parent)? };
-            return self.clear(&parent, &real);
+            let real = self.into.real(&parent)?;
+            // Nothing of an earlier layer comes back: once is enough, however often the mark is there.
+            let first = self.cleared.insert(self.hasher.hash_one(real.as_bytes()));
+            return if first { self.clear(&parent, &real) } else { Ok(()) };
         }
         let name = &path.name()[WHITEOUT.len()..];
         if name.is_empty() || name == b"." || name == b".." {
