@@ -55,7 +55,11 @@ impl Root {
         match rustix::fs::openat2(&self.fd, path.as_path(), flags, Mode::empty(), without) {
             // Up to what isn't there, it leads through no link.
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(path.clone()),
-            Err(_) => resolve_by(|path| self.stat(path), path),
+            Err(_) => match resolve_by(|path| self.stat(path), path) {
+                // A loop of links leads to nothing.
+                Err(RootfsError::Tree { .. }) => Ok(path.clone()),
+                result => result,
+            },
         }
     }
 
