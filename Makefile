@@ -36,7 +36,6 @@ bless:
 
 # Those, and the slow ones.
 test-all: build test
-	KILN=$(CURDIR)/$(KILN) integration/scripts/pod-test
 	integration/scripts/cache-race $(KILN)
 	KILN=$(CURDIR)/$(KILN) integration/pods/all
 	KILN=$(CURDIR)/$(KILN) KILN_PODS=30 cargo test --locked -p kiln-integration --test pods many_one_shot_pods
