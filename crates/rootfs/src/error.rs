@@ -18,8 +18,8 @@ pub enum RootfsError {
         /// Why it failed.
         source: io::Error,
     },
-    /// A layer's archive can't be read.
-    #[error("the layer's archive is damaged: {0}")]
+    /// An archive can't be read.
+    #[error("the archive is damaged: {0}")]
     Archive(String),
     /// A layer's entry would lie outside the tree, or name something there.
     #[error("the layer holds {path:?}, which {why}; the image is broken or hostile and is not unpacked")]

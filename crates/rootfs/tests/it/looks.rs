@@ -19,6 +19,16 @@ fn base(directory: &Path) -> BaseLayer {
     }
 }
 
+/// An archive as it is. Nobody compares its name.
+fn plain(archive: Vec<u8>) -> BaseLayer {
+    let bytes: Arc<[u8]> = archive.into();
+    BaseLayer::Blob {
+        diff_id: kiln_oci::DiffId([0; 32]),
+        open: Arc::new(move || Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))))),
+        compression: Compression::None,
+    }
+}
+
 fn unpacked(directory: &Path) -> BaseLayer {
     BaseLayer::Unpacked { diff_id: layer_of(directory).1.diff_id, path: directory.to_owned() }
 }
@@ -144,12 +154,7 @@ fn a_path_that_no_system_can_open_is_an_error() {
     let path = "d/".repeat(20_000) + "f";
     tar.append_pax_extensions([("path", path.as_bytes())]).unwrap();
     tar.append_data(&mut header, "short", b"x".as_slice()).unwrap();
-    let bytes: Arc<[u8]> = tar.into_inner().unwrap().into();
-    let layer = BaseLayer::Blob {
-        diff_id: kiln_oci::DiffId([0; 32]),
-        open: Arc::new(move || Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))))),
-        compression: Compression::None,
-    };
+    let layer = plain(tar.into_inner().unwrap());
     let mut interest = Interest::default();
     interest.all(&"d".into());
     let into = tempfile::tempdir().unwrap();
@@ -164,16 +169,10 @@ fn a_sparse_file_has_its_holes() {
     std::os::unix::fs::FileExt::write_all_at(&passwd, b"app:x:7:7::/:\n", 1 << 20).unwrap();
     let mut tar = std::process::Command::new("tar");
     let tar = tar.args(["--format=gnu", "-cSf", "-", "-C"]).arg(tree.path()).arg("passwd").output().unwrap();
-    let bytes: Arc<[u8]> = tar.stdout.into();
-    let layer = BaseLayer::Blob {
-        diff_id: kiln_oci::DiffId([0; 32]),
-        open: Arc::new(move || Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))))),
-        compression: Compression::None,
-    };
     let mut interest = Interest::default();
     interest.path(&"passwd".into());
     let into = tempfile::tempdir().unwrap();
-    let view = skeleton(&[layer], &interest, into.path()).unwrap();
+    let view = skeleton(&[plain(tar.stdout)], &interest, into.path()).unwrap();
     let mut seen = Vec::new();
     std::io::Read::read_to_end(&mut view.open(&"passwd".into()).unwrap(), &mut seen).unwrap();
     assert_eq!(seen, fs::read(tree.path().join("passwd")).unwrap());
