@@ -73,15 +73,10 @@ fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Rea
     input.by_ref().take(6).read_to_end(&mut magic)?;
     let reader = Cursor::new(magic.clone()).chain(input);
     Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => {
-            Box::new(Compressed { by: "gzip", inner: flate2::read::MultiGzDecoder::new(reader) })
-        }
-        [b'B', b'Z', b'h', ..] => {
-            Box::new(Compressed { by: "bzip2", inner: bzip2::read::MultiBzDecoder::new(reader) })
-        }
+        [0x1f, 0x8b, ..] => Compressed::boxed("gzip", flate2::read::MultiGzDecoder::new(reader)),
+        [b'B', b'Z', b'h', ..] => Compressed::boxed("bzip2", bzip2::read::MultiBzDecoder::new(reader)),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            let inner = lzma_rust2::XzReader::new(BufReader::new(reader), true);
-            Box::new(Compressed { by: "xz", inner })
+            Compressed::boxed("xz", lzma_rust2::XzReader::new(BufReader::new(reader), true))
         }
         // As layers are, which may be compressed so, too.
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(decompress(reader, Compression::Zstd)),
@@ -95,14 +90,26 @@ struct Compressed<R> {
     inner: R,
 }
 
+/// How much is decompressed at a time, in bytes.
+const STEP: usize = 32 << 10;
+
+impl<R: Read + Send + 'static> Compressed<R> {
+    /// A decoder that meets damage drops what it made in the same call. All calls are of one size, so that who looks at
+    /// the beginning and who reads all of it get as far.
+    fn boxed(by: &'static str, inner: R) -> Box<dyn Read + Send> {
+        Box::new(BufReader::with_capacity(STEP, Self { by, inner }))
+    }
+}
+
 impl<R: Read> Read for Compressed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(STEP);
         let wrong = |error: &io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Some("ends too early"),
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Some("is damaged"),
             _ => None,
         };
-        self.inner.read(buffer).map_err(|error| match wrong(&error) {
+        self.inner.read(&mut buffer[..most]).map_err(|error| match wrong(&error) {
             Some(how) => io::Error::new(error.kind(), format!("what {} compressed {how} ({error})", self.by)),
             None => error,
         })
@@ -238,6 +245,33 @@ mod tests {
             let found = unpack_stream(File::open(&archive).unwrap(), "a", into.path(), true).unwrap();
             assert_eq!(found, Some(Digest::of(&std::fs::read(&archive).unwrap())), "{flag}");
             assert_eq!(std::fs::read_to_string(into.path().join("f")).unwrap(), "content", "{flag}");
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_in_the_beginning_is_no_archive_or_can_be_read_that_far() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "content".repeat(300)).unwrap();
+        for flag in ["-z", "-j", "-J"] {
+            let archive = dir.path().join("a");
+            let tar = Command::new("tar")
+                .args([flag, "-cf"])
+                .arg(&archive)
+                .arg("-C")
+                .arg(dir.path())
+                .arg("f")
+                .status();
+            assert!(tar.unwrap().success());
+            let whole = std::fs::read(&archive).unwrap();
+            for at in 6..whole.len() {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 0x55;
+                std::fs::write(&archive, damaged).unwrap();
+                let file = File::open(&archive).unwrap();
+                let mut bytes = Vec::new();
+                drop(open_archive(&file).and_then(|mut reader| reader.read_to_end(&mut bytes)));
+                assert!(bytes.len() >= 512 || !is_archive(&file), "{flag}, byte {at}");
+            }
         }
     }
 
