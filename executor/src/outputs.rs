@@ -1,7 +1,7 @@
 //! What becomes of the image: pushed, written as an archive or a layout, its digest written to files. Nothing is put
 //! under a destination's tag before every blob is there.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -265,7 +265,7 @@ impl BlobSource for LayerBytes {
 pub(crate) struct AllBlobs<'a>(pub(crate) &'a Session);
 
 impl Blobs for AllBlobs<'_> {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn BufRead + Send>> {
         match self.0.origin(&descriptor.digest) {
             LayerOrigin::Image(source) => source.open_layer().map_err(io::Error::other),
             LayerOrigin::Cached(hit) => {
@@ -278,7 +278,7 @@ impl Blobs for AllBlobs<'_> {
 }
 
 impl Blobs for Attestation {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn BufRead + Send>> {
         let found = self.statements.iter().find(|(statement, _)| statement.digest == descriptor.digest);
         let (_, bytes) = found.ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(io::Cursor::new(bytes.clone())))

@@ -1,7 +1,7 @@
 //! Where stages' trees are kept, on the rung that was chosen; and the trees of images that COPY reads.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -201,7 +201,7 @@ fn blob_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
 
 fn blob(
     layer: &LayerSource,
-    open: impl Fn(&LayerSource) -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'static,
+    open: impl Fn(&LayerSource) -> io::Result<Box<dyn BufRead + Send>> + Send + Sync + 'static,
 ) -> BaseLayer {
     let source = layer.clone();
     let open = Arc::new(move || open(&source));

@@ -68,16 +68,14 @@ fn decompressed_apart(input: impl Read + Send + 'static) -> io::Result<Box<dyn B
 }
 
 /// Decompresses what comes, by its first bytes. What is not compressed comes as it is.
-fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
     let mut magic = Vec::with_capacity(6);
     input.by_ref().take(6).read_to_end(&mut magic)?;
-    let reader = Cursor::new(magic.clone()).chain(input);
+    let reader = BufReader::with_capacity(STEP, Cursor::new(magic.clone()).chain(input));
     Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => Compressed::boxed("gzip", flate2::read::MultiGzDecoder::new(reader)),
-        [b'B', b'Z', b'h', ..] => Compressed::boxed("bzip2", bzip2::read::MultiBzDecoder::new(reader)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Compressed::boxed("xz", lzma_rust2::XzReader::new(BufReader::new(reader), true))
-        }
+        [0x1f, 0x8b, ..] => Compressed::boxed("gzip", flate2::bufread::MultiGzDecoder::new(reader)),
+        [b'B', b'Z', b'h', ..] => Compressed::boxed("bzip2", bzip2::bufread::MultiBzDecoder::new(reader)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Compressed::boxed("xz", lzma_rust2::XzReader::new(reader, true)),
         // As layers are, which may be compressed so, too.
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(decompress(reader, Compression::Zstd)),
         _ => Box::new(reader),
@@ -90,13 +88,13 @@ struct Compressed<R> {
     inner: R,
 }
 
-/// How much is decompressed at a time, in bytes.
+/// How much is read and decompressed at a time, in bytes.
 const STEP: usize = 32 << 10;
 
 impl<R: Read + Send + 'static> Compressed<R> {
     /// A decoder that meets damage drops what it made in the same call. All calls are of one size, so that who looks at
     /// the beginning and who reads all of it get as far.
-    fn boxed(by: &'static str, inner: R) -> Box<dyn Read + Send> {
+    fn boxed(by: &'static str, inner: R) -> Box<dyn BufRead + Send> {
         Box::new(BufReader::with_capacity(STEP, Self { by, inner }))
     }
 }

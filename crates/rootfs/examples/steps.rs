@@ -8,7 +8,7 @@
     reason = "a measurement talks to whoever runs it"
 )]
 
-use std::io::{Cursor, Read, Write};
+use std::io::{BufRead, Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,7 +40,7 @@ fn main() -> Outcome<()> {
         let bytes = Arc::clone(&base.1);
         let layer = BaseLayer::Blob {
             diff_id: base.0,
-            open: Arc::new(move || Ok(Box::new(Cursor::new(bytes.to_vec())) as Box<dyn Read + Send>)),
+            open: Arc::new(move || Ok(Box::new(Cursor::new(bytes.to_vec())) as Box<dyn BufRead + Send>)),
             compression: Compression::Gzip,
         };
         let began = Instant::now();

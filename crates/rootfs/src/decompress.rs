@@ -11,26 +11,20 @@ use kiln_oci::media_type::Compression;
 const PIECE: usize = Piece::SIZE;
 const WAITING: usize = 8;
 
-/// How much is read at a time of what is compressed.
-const INPUT: usize = 128 << 10;
-
 /// The decompressed bytes of `input`. `said` is what the media type says; the bytes themselves decide, since registries
 /// hold layers whose type lies.
 ///
 /// The input is read to its end, so that a reader which verifies a digest there gets to do it.
-pub fn decompress(input: impl Read + Send + 'static, said: Compression) -> impl BufRead + Send {
+pub fn decompress(input: impl BufRead + Send + 'static, said: Compression) -> impl BufRead + Send {
     read_apart(Decoder::new(input, said))
 }
 
 /// The bytes of `input` as they are, which is read in a thread of its own, to its end: for another decompressor's.
-pub fn apart(input: impl Read + Send + 'static) -> impl BufRead + Send {
-    read_apart(Decoder {
-        said: Compression::None,
-        state: State::Plain(BufReader::with_capacity(INPUT, input)),
-    })
+pub fn apart(input: impl BufRead + Send + 'static) -> impl BufRead + Send {
+    read_apart(Decoder { said: Compression::None, state: State::Plain(input) })
 }
 
-fn read_apart(mut decoder: Decoder<impl Read + Send + 'static>) -> Pieces {
+fn read_apart(mut decoder: Decoder<impl BufRead + Send + 'static>) -> Pieces {
     let (sender, receiver) = sync_channel(WAITING);
     let (done, used) = channel();
     // The thread ends when the receiver is gone: its next send fails.
@@ -44,14 +38,14 @@ fn read_apart(mut decoder: Decoder<impl Read + Send + 'static>) -> Pieces {
 }
 
 /// As [`decompress`], in the thread that reads: what is passed over is never copied.
-pub(crate) fn decompress_here(input: impl Read, said: Compression) -> impl BufRead {
+pub(crate) fn decompress_here(input: impl BufRead, said: Compression) -> impl BufRead {
     Decoder::new(input, said)
 }
 
 /// Decompresses what it reads.
-struct Decoder<R: Read> {
+struct Decoder<R: BufRead> {
     said: Compression,
-    state: State<BufReader<R>>,
+    state: State<R>,
 }
 
 enum State<R: BufRead> {
@@ -64,9 +58,9 @@ enum State<R: BufRead> {
     Over,
 }
 
-impl<R: Read> Decoder<R> {
+impl<R: BufRead> Decoder<R> {
     fn new(input: R, said: Compression) -> Self {
-        Self { said, state: State::Unknown(BufReader::with_capacity(INPUT, input)) }
+        Self { said, state: State::Unknown(input) }
     }
 
     /// Looks at the first bytes.
@@ -94,7 +88,7 @@ impl<R: Read> Decoder<R> {
 
     /// Reads what follows to the very end: there the digest is checked.
     fn finish(&mut self) -> io::Result<()> {
-        let drain = |mut rest: BufReader<R>| io::copy(&mut rest, &mut io::sink()).map(|_| ());
+        let drain = |mut rest: R| io::copy(&mut rest, &mut io::sink()).map(|_| ());
         match std::mem::replace(&mut self.state, State::Over) {
             State::Unknown(rest) | State::Plain(rest) => drain(rest),
             State::Gzip(decoder) => drain(decoder.into_inner()),
@@ -130,7 +124,7 @@ impl<R: Read> Decoder<R> {
     }
 }
 
-impl<R: Read> BufRead for Decoder<R> {
+impl<R: BufRead> BufRead for Decoder<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.begin()?;
         let ended = match &mut self.state {
@@ -161,7 +155,7 @@ impl<R: Read> BufRead for Decoder<R> {
     }
 }
 
-impl<R: Read> Read for Decoder<R> {
+impl<R: BufRead> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut there = self.fill_buf()?;
         let length = there.read(buffer)?;
@@ -178,7 +172,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn send_all(&self, decoder: &mut Decoder<impl Read>) -> io::Result<()> {
+    fn send_all(&self, decoder: &mut Decoder<impl BufRead>) -> io::Result<()> {
         loop {
             let (piece, filled) = decoder.piece(self.used.try_recv().unwrap_or_default());
             // What came before a failure is read before it: an archive may have ended there.
@@ -302,7 +296,7 @@ mod tests {
     fn the_input_is_read_to_where_its_digest_is_checked() {
         let zstd = zstd::encode_all(b"x".as_slice(), 1).unwrap();
         for bytes in [gzip(b"x"), zstd, b"x".to_vec()] {
-            let input = || FailsAtItsEnd(io::Cursor::new(bytes.clone()));
+            let input = || BufReader::new(FailsAtItsEnd(io::Cursor::new(bytes.clone())));
             let mut out = Vec::new();
             let error = decompress(input(), Compression::Gzip).read_to_end(&mut out).unwrap_err();
             assert!(error.to_string().contains("wrong digest"));

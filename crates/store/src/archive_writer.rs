@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use kiln_oci::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Reference, media_type};
@@ -192,7 +192,7 @@ impl<W: Write> Members<'_, W> {
 
 /// Gives exactly as many bytes as the header of the member says, or fails.
 struct Exact {
-    from: Box<dyn Read + Send>,
+    from: Box<dyn BufRead + Send>,
     left: u64,
     failed: bool,
 }

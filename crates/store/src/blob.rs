@@ -155,7 +155,7 @@ enum Part {
 }
 
 /// How much is read at a time where nothing can be mapped.
-const CHUNK: usize = 128 << 10;
+pub(crate) const CHUNK: usize = 128 << 10;
 
 /// How much of a map is handed out at a time, so that hashing and using it share the processor's cache.
 const SLICE: usize = 256 << 10;

@@ -1,14 +1,14 @@
 //! An image that lies on disk, whatever form it was found in.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_oci::{Descriptor, DiffId, Digest, Document, Hasher, ImageConfig, Manifest, Platform};
 
-use crate::blob::Blob;
+use crate::blob::{Blob, CHUNK};
 use crate::error::{OnPath, StoreError};
 use crate::store::Store;
 
@@ -75,7 +75,7 @@ impl LocalLayer {
     /// Reads the layer's bytes as stored. The reader fails at its end unless they have the descriptor's digest.
     ///
     /// Fails with [`StoreError::NoBlob`], [`StoreError::Size`] or [`StoreError::Io`].
-    pub fn open(&self) -> Result<Box<dyn Read + Send>, StoreError> {
+    pub fn open(&self) -> Result<Box<dyn BufRead + Send>, StoreError> {
         self.source.open(&self.descriptor)
     }
 
@@ -88,7 +88,7 @@ impl LocalLayer {
 }
 
 impl Source {
-    pub(crate) fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, StoreError> {
+    pub(crate) fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn BufRead + Send>, StoreError> {
         match self {
             Self::Blob(path) => {
                 let blob = Blob::open(path.clone(), &descriptor.digest)?.ok_or_else(|| {
@@ -101,14 +101,15 @@ impl Source {
                     let (expected, found) = (descriptor.size, *len);
                     return Err(StoreError::Size { path: path.clone(), expected, found });
                 }
-                Ok(Box::new(MemberReader {
+                let reader = MemberReader {
                     archive: Arc::clone(archive),
                     path: path.clone(),
                     position: *offset,
                     end: offset + len,
                     expected: Some(descriptor.digest.clone()),
                     hasher: Hasher::new(descriptor.digest.algorithm()),
-                }))
+                };
+                Ok(Box::new(BufReader::with_capacity(CHUNK, reader)))
             }
         }
     }
@@ -150,11 +151,11 @@ impl Read for MemberReader {
 /// Whatever holds blobs that can be read: a store, or an image on disk.
 pub trait Blobs: Sync {
     /// Reads the blob that `descriptor` names. The reader should fail at its end unless the digest fits.
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>>;
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn BufRead + Send>>;
 }
 
 impl<A: Sync> Blobs for Store<A> {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn BufRead + Send>> {
         if let Some(blob) = self.blob_of(descriptor)? {
             return Ok(Box::new(blob.reader()));
         }
@@ -164,7 +165,7 @@ impl<A: Sync> Blobs for Store<A> {
 }
 
 impl Blobs for LocalImage {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn BufRead + Send>> {
         if descriptor.digest == *self.config.digest() {
             return Ok(Box::new(io::Cursor::new(self.config.raw().to_vec())));
         }

@@ -1,6 +1,6 @@
 //! Images that lie on disk.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use kiln_cache::ImageName;
 use kiln_oci::{Descriptor, Digest};
@@ -13,7 +13,7 @@ use crate::warming::{base, holds, request, run};
 struct Bytes<'a>(&'a TestImage);
 
 impl Blobs for Bytes<'_> {
-    fn open(&self, descriptor: &Descriptor) -> std::io::Result<Box<dyn Read + Send>> {
+    fn open(&self, descriptor: &Descriptor) -> std::io::Result<Box<dyn BufRead + Send>> {
         let layer = self.0.layers.iter().find(|layer| Digest::of(layer) == descriptor.digest);
         Ok(Box::new(std::io::Cursor::new(layer.unwrap().clone())))
     }

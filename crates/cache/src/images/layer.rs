@@ -1,7 +1,7 @@
 //! One layer of an image that was found: its bytes, from the nearest place that has them sound.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -143,7 +143,7 @@ impl LayerSource {
     ///
     /// Damage in the volume is an event that names the file, and the registry's copy is taken. Blocks while hashing and
     /// downloading: call it from a thread that may, never from an async task.
-    pub fn open_layer(&self) -> Result<Box<dyn Read + Send>, ImageError> {
+    pub fn open_layer(&self) -> Result<Box<dyn BufRead + Send>, ImageError> {
         let ready = match self.find_ready()? {
             Some(ready) => ready,
             None => Ready::Blob(self.inner.images.runtime().block_on(self.bring())?),
@@ -156,7 +156,7 @@ impl LayerSource {
     ///
     /// Reading fails at the end unless the whole has its digest: believe nothing before. Whoever asks again then gets
     /// other bytes, verified before.
-    pub fn stream(&self) -> io::Result<Box<dyn Read + Send>> {
+    pub fn stream(&self) -> io::Result<Box<dyn BufRead + Send>> {
         if self.inner.ready.get().is_none() && !self.inner.trusted.swap(true, Ordering::Relaxed) {
             if let Some(layer) = &self.inner.local {
                 if let Ok(reader) = layer.open() {
@@ -172,12 +172,12 @@ impl LayerSource {
         if let Some(ready) = self.find_ready().map_err(io::Error::other)? {
             return self.open_ready(ready).map_err(io::Error::other);
         }
-        Ok(Box::new(self.transfer().map_err(io::Error::other)?.open()?))
+        Ok(Box::new(self.transfer().map_err(io::Error::other)?.open()?.buffered()))
     }
 
     /// As [`LayerSource::stream`], but what comes from a registry is not kept on this machine: for who wants the bytes once.
     /// Whoever asks again has them downloaded.
-    pub fn pass(&self) -> io::Result<Box<dyn Read + Send>> {
+    pub fn pass(&self) -> io::Result<Box<dyn BufRead + Send>> {
         let (inner, images) = (&self.inner, &self.inner.images);
         let (Some(registry), Some(repository)) = (images.registry(), &inner.repository) else {
             return self.stream();
@@ -273,7 +273,7 @@ impl LayerSource {
         }
     }
 
-    fn open_ready(&self, ready: Ready) -> Result<Box<dyn Read + Send>, ImageError> {
+    fn open_ready(&self, ready: Ready) -> Result<Box<dyn BufRead + Send>, ImageError> {
         match (ready, &self.inner.local) {
             (Ready::Blob(blob), _) => Ok(Box::new(blob.reader_from(0))),
             (Ready::Local, Some(layer)) => layer.open().map_err(ImageError::store(&self.inner.image)),
@@ -391,17 +391,30 @@ impl LayerSource {
 
 /// Reads bytes that are verified at their end, and notes that they were.
 struct Checked {
-    reader: Box<dyn Read + Send>,
+    reader: Box<dyn BufRead + Send>,
     source: LayerSource,
     then: Ready,
 }
 
-impl Read for Checked {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        if length == 0 && !buffer.is_empty() {
+impl BufRead for Checked {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let there = self.reader.fill_buf()?;
+        if there.is_empty() {
             self.source.found(self.then.clone());
         }
+        Ok(there)
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.reader.consume(length);
+    }
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut there = self.fill_buf()?;
+        let length = there.read(buffer)?;
+        self.consume(length);
         Ok(length)
     }
 }

@@ -4,12 +4,10 @@
 //! A stream that turns out slow is given up for the download that others share, which can use several connections but
 //! needs a file for that. The reader notices nothing: what it had is compared with the beginning of the file.
 
-use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use futures::channel::mpsc;
 use futures::{SinkExt as _, StreamExt as _};
 use kiln_oci::{Descriptor, Digest, Hasher, Repository};
@@ -28,7 +26,9 @@ const WAITING: usize = 4;
 /// A stream that is further than this, in bytes, is not given up: they would be fetched again.
 const MOST_AGAIN: u64 = 16 << 20;
 
-type Batch = Vec<Bytes>;
+/// Bytes in memory that goes round, from who receives to who reads and back: new memory is cleared by the kernel, page by
+/// page.
+type Batch = Vec<u8>;
 
 /// What a layer is read from.
 pub(super) struct Fetch {
@@ -46,20 +46,24 @@ pub(super) struct Fetch {
 pub(super) struct Passing<O> {
     runtime: Handle,
     from: Supply,
-    current: VecDeque<Bytes>,
+    current: Batch,
+    /// How much of it is read.
+    read: usize,
     /// Opens the shared download, at its beginning.
     shared: O,
 }
 
 enum Supply {
     Stream(Stream),
-    File(Growing),
+    File(BufReader<Growing>),
     /// It has ended, well or not.
     Nothing,
 }
 
 struct Stream {
     batches: mpsc::Receiver<Batch>,
+    /// Takes back batches that were read.
+    used: std::sync::mpsc::Sender<Batch>,
     end: Arc<Mutex<Option<End>>>,
     task: AbortHandle,
 }
@@ -82,11 +86,12 @@ impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
     /// Begins to fetch. `shared` is asked for another way to the same bytes if they come slowly.
     pub(super) fn begin(fetch: Fetch, shared: O) -> Self {
         let (sender, batches) = mpsc::channel(WAITING);
+        let (used, spare) = std::sync::mpsc::channel();
         let end = Arc::new(Mutex::new(None));
         let (runtime, told) = (fetch.runtime.clone(), Arc::clone(&end));
         let task = runtime.spawn(async move {
             (fetch.on)(0);
-            let mut hand = Hand::new(sender, &fetch.descriptor.digest, fetch.on);
+            let mut hand = Hand::new(sender, spare, &fetch.descriptor.digest, fetch.on);
             let pulled = fetch.registry.pull_blob(&fetch.repository, &fetch.descriptor, 0, &mut hand).await;
             let ended = match pulled {
                 Err(_) if hand.is_slow => End::Slow(hand.position, hand.hasher.clone()),
@@ -102,8 +107,8 @@ impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
             // The reader sees the end of the channel, and then looks how it came about.
             drop(hand);
         });
-        let from = Supply::Stream(Stream { batches, end, task: task.abort_handle() });
-        Self { runtime, from, current: VecDeque::new(), shared }
+        let from = Supply::Stream(Stream { batches, used, end, task: task.abort_handle() });
+        Self { runtime, from, current: Batch::new(), read: 0, shared }
     }
 
     /// The stream is over: at its end, or because another way is better.
@@ -128,7 +133,7 @@ impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
                 if again.finish() != hasher.finish() {
                     return Err(io::Error::other("what came first was not the beginning of the layer"));
                 }
-                self.from = Supply::File(file);
+                self.from = Supply::File(file.buffered());
                 Ok(())
             }
             None => Err(io::Error::other("the transfer was stopped")),
@@ -136,25 +141,40 @@ impl<O: FnMut() -> io::Result<Growing>> Passing<O> {
     }
 }
 
-impl<O: FnMut() -> io::Result<Growing>> Read for Passing<O> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.front().is_none_or(Bytes::is_empty) {
-            self.current.pop_front();
-            if !self.current.is_empty() {
-                continue;
-            }
-            match &mut self.from {
-                Supply::Stream(stream) => match self.runtime.block_on(stream.batches.next()) {
-                    Some(batch) => self.current = batch.into(),
-                    None => self.leave_stream()?,
-                },
-                Supply::File(file) => return file.read(buffer),
-                Supply::Nothing => return Ok(0),
+impl<O: FnMut() -> io::Result<Growing>> BufRead for Passing<O> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.read >= self.current.len()
+            && let Supply::Stream(stream) = &mut self.from
+        {
+            match self.runtime.block_on(stream.batches.next()) {
+                Some(batch) => {
+                    let used = std::mem::replace(&mut self.current, batch);
+                    self.read = 0;
+                    // Who would fill it may be at the end.
+                    drop(stream.used.send(used));
+                }
+                None => self.leave_stream()?,
             }
         }
-        let Some(piece) = self.current.front_mut() else { return Ok(0) };
-        let length = buffer.len().min(piece.len());
-        buffer[..length].copy_from_slice(&piece.split_to(length));
+        match &mut self.from {
+            Supply::File(file) if self.read >= self.current.len() => file.fill_buf(),
+            _ => Ok(self.current.get(self.read..).unwrap_or_default()),
+        }
+    }
+
+    fn consume(&mut self, length: usize) {
+        match &mut self.from {
+            Supply::File(file) if self.read >= self.current.len() => file.consume(length),
+            _ => self.read += length,
+        }
+    }
+}
+
+impl<O: FnMut() -> io::Result<Growing>> Read for Passing<O> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut there = self.fill_buf()?;
+        let length = there.read(buffer)?;
+        self.consume(length);
         Ok(length)
     }
 }
@@ -162,9 +182,9 @@ impl<O: FnMut() -> io::Result<Growing>> Read for Passing<O> {
 /// Hands on what arrives.
 struct Hand {
     sender: mpsc::Sender<Batch>,
+    /// Batches that were read.
+    spare: std::sync::mpsc::Receiver<Batch>,
     batch: Batch,
-    /// How much the batch has.
-    held: usize,
     hasher: Hasher,
     position: u64,
     is_slow: bool,
@@ -172,9 +192,14 @@ struct Hand {
 }
 
 impl Hand {
-    fn new(sender: mpsc::Sender<Batch>, digest: &Digest, on: Box<dyn Fn(u64) + Send + Sync>) -> Self {
+    fn new(
+        sender: mpsc::Sender<Batch>,
+        spare: std::sync::mpsc::Receiver<Batch>,
+        digest: &Digest,
+        on: Box<dyn Fn(u64) + Send + Sync>,
+    ) -> Self {
         let hasher = Hasher::new(digest.algorithm());
-        Self { sender, batch: Batch::new(), held: 0, hasher, position: 0, is_slow: false, on }
+        Self { sender, spare, batch: Batch::new(), hasher, position: 0, is_slow: false, on }
     }
 }
 
@@ -184,24 +209,20 @@ impl BlobSink for Hand {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.take(Bytes::copy_from_slice(bytes))
-    }
-
-    fn take(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.hasher.update(&bytes);
+        self.hasher.update(bytes);
         self.position += bytes.len() as u64;
         (self.on)(self.position);
-        self.held += bytes.len();
-        self.batch.push(bytes);
-        if self.held < BATCH {
+        self.batch.extend_from_slice(bytes);
+        if self.batch.len() < BATCH {
             return Ok(());
         }
-        if let Err(refused) = self.sender.try_send(std::mem::take(&mut self.batch)) {
+        let mut next = self.spare.try_recv().unwrap_or_default();
+        next.clear();
+        if let Err(refused) = self.sender.try_send(std::mem::replace(&mut self.batch, next)) {
             // It goes in the end: it was counted.
             self.batch = refused.into_inner();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.held = 0;
         Ok(())
     }
 
@@ -256,36 +277,41 @@ mod tests {
         let mut hasher = Hasher::sha256();
         for piece in begin.chunks(3) {
             hasher.update(piece);
-            sender.try_send(vec![Bytes::copy_from_slice(piece)]).unwrap();
+            sender.try_send(piece.to_vec()).unwrap();
         }
         let end = Arc::new(Mutex::new(Some(End::Slow(begin.len() as u64, hasher))));
         let task = runtime.spawn(async {}).abort_handle();
-        let from = Supply::Stream(Stream { batches, end, task });
+        let (used, _spare) = std::sync::mpsc::channel();
+        let from = Supply::Stream(Stream { batches, used, end, task });
         let (runtime, shared) = (runtime.handle().clone(), move || transfer.open());
-        let mut passing = Passing { runtime, from, current: VecDeque::new(), shared };
+        let mut passing = Passing { runtime, from, current: Batch::new(), read: 0, shared };
         drop(sender);
         let mut bytes = Vec::new();
         passing.read_to_end(&mut bytes).map(|_| bytes)
     }
 
+    fn hand_of(sender: mpsc::Sender<Batch>) -> Hand {
+        let (_, spare) = std::sync::mpsc::channel();
+        Hand::new(sender, spare, &Digest::of(b""), Box::new(|_| ()))
+    }
+
     #[test]
     fn a_hand_that_gives_up_has_handed_on_all_that_it_counted() {
         let (sender, mut batches) = mpsc::channel(WAITING);
-        let mut hand = Hand::new(sender, &Digest::of(b""), Box::new(|_| ()));
+        let mut hand = hand_of(sender);
         assert!(hand.ahead().is_some(), "it is asked because the stream is slow");
         hand.position = MOST_AGAIN;
-        let piece = Bytes::from(vec![7; BATCH]);
+        let piece = vec![7; BATCH];
         // Pieces come whether there is room or not.
-        while hand.take(piece.clone()).is_ok() {}
+        while hand.write(&piece).is_ok() {}
         assert!(hand.ahead().is_some() && hand.is_slow, "it was given before");
-        let mut handed = hand.batch.iter().map(Bytes::len).sum::<usize>();
+        let mut handed = hand.batch.len();
         while let Ok(batch) = batches.try_recv() {
-            handed += batch.iter().map(Bytes::len).sum::<usize>();
+            handed += batch.len();
         }
         assert_eq!(handed as u64, hand.position - MOST_AGAIN);
         let (sender, _batches) = mpsc::channel(WAITING);
-        let mut hand =
-            Hand { position: MOST_AGAIN + 1, ..Hand::new(sender, &Digest::of(b""), Box::new(|_| ())) };
+        let mut hand = Hand { position: MOST_AGAIN + 1, ..hand_of(sender) };
         assert!(hand.ahead().is_none() && !hand.is_slow, "too much would be fetched again");
     }
 

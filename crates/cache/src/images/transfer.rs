@@ -2,7 +2,7 @@
 //! the last byte.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,9 @@ pub(super) type End = Result<Blob, Arc<ImageError>>;
 
 /// Readers are woken when so many bytes more are there.
 const STEP: u64 = 256 << 10;
+
+/// How much is read of the file at a time, in bytes.
+const BUFFER: usize = 128 << 10;
 
 /// One download, shared by all who want the layer.
 #[derive(Debug)]
@@ -132,6 +135,11 @@ pub(super) struct Growing {
 }
 
 impl Growing {
+    /// The same, in larger parts.
+    pub(super) fn buffered(self) -> BufReader<Self> {
+        BufReader::with_capacity(BUFFER, self)
+    }
+
     /// Waits for bytes. Gives how many can be read; 0 at the end.
     fn wait(&self) -> io::Result<u64> {
         let mut state = self.transfer.state();

@@ -1,4 +1,4 @@
-use std::io::Read;
+use std::io::BufRead;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ struct World {
 struct Bytes<'a>(&'a TestImage);
 
 impl Blobs for Bytes<'_> {
-    fn open(&self, descriptor: &kiln_oci::Descriptor) -> std::io::Result<Box<dyn Read + Send>> {
+    fn open(&self, descriptor: &kiln_oci::Descriptor) -> std::io::Result<Box<dyn BufRead + Send>> {
         let layer = self.0.layers.iter().find(|layer| Digest::of(layer) == descriptor.digest);
         Ok(Box::new(std::io::Cursor::new(layer.unwrap().clone())))
     }

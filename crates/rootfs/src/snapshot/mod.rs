@@ -21,7 +21,7 @@ mod unpack;
 mod way;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ pub enum Tree {
 
 /// Opens the compressed bytes of a layer, from the start, each time it is called. Reading them to the end fails unless
 /// they fit their digest.
-pub type OpenBlob = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
+pub type OpenBlob = Arc<dyn Fn() -> io::Result<Box<dyn BufRead + Send>> + Send + Sync>;
 
 /// A layer that a tree is made of.
 #[derive(Clone)]

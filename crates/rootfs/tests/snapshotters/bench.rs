@@ -1,7 +1,7 @@
 //! A snapshotter at work in a directory of its own, with what a test wants to do to it.
 
 use std::fs;
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -71,7 +71,7 @@ impl Layer {
         let bytes = Arc::clone(&self.bytes);
         BaseLayer::Blob {
             diff_id: self.blob.diff_id,
-            open: Arc::new(move || Ok(Box::new(Cursor::new(bytes.to_vec())) as Box<dyn Read + Send>)),
+            open: Arc::new(move || Ok(Box::new(Cursor::new(bytes.to_vec())) as Box<dyn BufRead + Send>)),
             compression: Compression::Gzip,
         }
     }

@@ -77,7 +77,7 @@ impl TestImage {
 }
 
 impl Blobs for TestImage {
-    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn io::Read + Send>> {
+    fn open(&self, descriptor: &Descriptor) -> io::Result<Box<dyn io::BufRead + Send>> {
         let layer = self.layers.iter().find(|layer| Digest::of(layer) == descriptor.digest).unwrap();
         Ok(Box::new(io::Cursor::new(layer.clone())))
     }

@@ -115,7 +115,7 @@ fn a_layer_that_was_changed_fails_its_reader() {
 fn what_a_source_gives_wrongly_is_in_no_layout() {
     struct Wrong;
     impl Blobs for Wrong {
-        fn open(&self, _: &Descriptor) -> std::io::Result<Box<dyn Read + Send>> {
+        fn open(&self, _: &Descriptor) -> std::io::Result<Box<dyn std::io::BufRead + Send>> {
             Ok(Box::new(&b"evil"[..]))
         }
     }

@@ -135,7 +135,7 @@ impl Record for Names {
 fn blob(layer: &[u8]) -> Option<BaseLayer> {
     let is_compressed = layer.starts_with(&[0x1f, 0x8b]) || layer.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
     let bytes: Arc<[u8]> = layer.into();
-    let open = move || -> std::io::Result<Box<dyn Read + Send>> {
+    let open = move || -> std::io::Result<Box<dyn BufRead + Send>> {
         Ok(Box::new(std::io::Cursor::new(Arc::clone(&bytes))))
     };
     let compression = Compression::None;
