@@ -1,8 +1,9 @@
 //! TLS for each host: Mozilla's roots, built in, beside the files that were given; client certificates; and, where it
 //! was asked for, no verification. The provider (ring) is named here and installed nowhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,15 +38,14 @@ impl Trust {
     /// Fails with [`RegistryError::Options`] for a file that was named for a host and can't be used. Folders and files
     /// of general trust may be missing, and what is no certificate in them is passed over.
     pub(crate) fn read(options: &TlsOptions) -> Result<Self, RegistryError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        let mut general = General::built_in();
         for file in &options.ca_files {
-            roots.add_parsable_certificates(certificates(file).unwrap_or_default());
+            general.add_file(file);
         }
         for folder in &options.ca_dirs {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            for path in entries.map(|entry| entry.path()).filter(|path| path.is_file()) {
-                roots.add_parsable_certificates(certificates(&path).unwrap_or_default());
+            for path in entries.map(|entry| entry.path()) {
+                general.add_file(&path);
             }
         }
         let mut registry_roots = Vec::new();
@@ -64,7 +64,7 @@ impl Trust {
         }
         Ok(Self {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
-            roots,
+            roots: general.roots,
             registry_roots,
             identities,
         })
@@ -124,6 +124,37 @@ impl Trust {
     }
 }
 
+/// Certificate authorities for all hosts, each once. The folders of a distribution have every one of them under several
+/// names and in a bundle, and what is read here, every command waits for.
+struct General {
+    roots: RootCertStore,
+    seen: HashSet<CertificateDer<'static>>,
+    /// Files that were read, by device and inode.
+    files: HashSet<(u64, u64)>,
+}
+
+impl General {
+    fn built_in() -> Self {
+        let (seen, files) = (HashSet::new(), HashSet::new());
+        let mut general = Self { roots: RootCertStore::empty(), seen, files };
+        general.add(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        general
+    }
+
+    fn add(&mut self, certificates: impl IntoIterator<Item = CertificateDer<'static>>) {
+        let new = certificates.into_iter().filter(|certificate| self.seen.insert(certificate.clone()));
+        self.roots.add_parsable_certificates(new);
+    }
+
+    /// Adds what is in a file, if it is one and has certificates.
+    fn add_file(&mut self, path: &Path) {
+        let Ok(meta) = fs::metadata(path) else { return };
+        if meta.is_file() && self.files.insert((meta.dev(), meta.ino())) {
+            self.add(certificates(path).unwrap_or_default());
+        }
+    }
+}
+
 fn unusable(what: &'static str, path: &Path, why: String) -> RegistryError {
     RegistryError::Options { what, path: PathBuf::from(path), why }
 }
@@ -178,6 +209,31 @@ impl ServerCertVerifier for AnyCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_authority_counts_once_in_however_many_files_it_is() {
+        use base64::Engine as _;
+
+        let built_in = Trust::read(&TlsOptions::default()).unwrap().roots.len();
+        let folder = tempfile::tempdir().unwrap();
+        let pem = |certificate: &[u8]| {
+            let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+            format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+        };
+        let known = pem(&webpki_root_certs::TLS_SERVER_ROOT_CERTS[0]);
+        let own = rcgen::generate_simple_self_signed(["own".to_owned()]).unwrap().cert.pem();
+        fs::write(folder.path().join("bundle.pem"), known.clone() + &own).unwrap();
+        fs::write(folder.path().join("own.pem"), own).unwrap();
+        fs::write(folder.path().join("known.pem"), known).unwrap();
+        std::os::unix::fs::symlink("own.pem", folder.path().join("1a2b3c4d.0")).unwrap();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        let options = TlsOptions {
+            ca_files: vec![folder.path().join("bundle.pem")],
+            ca_dirs: vec![folder.path().to_owned()],
+            ..TlsOptions::default()
+        };
+        assert_eq!(Trust::read(&options).unwrap().roots.len(), built_in + 1);
+    }
 
     #[test]
     fn a_missing_ca_file_is_no_error_and_a_missing_registry_certificate_is() {
