@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kiln_oci::{Digest, Hasher};
-use kiln_rootfs::{Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, apart, decompress, extract};
+use kiln_rootfs::{
+    Compression, ExtractOptions, IgnorePaths, Root, Whiteouts, apart, begins_as_tar, decompress, extract,
+};
 
 use crate::ContextError;
 
@@ -16,25 +18,11 @@ pub fn is_archive(file: &File) -> bool {
     let probe = || -> io::Result<bool> {
         let mut header = Vec::new();
         match decompressed(FromStart::of(file)?)?.take(512).read_to_end(&mut header) {
-            Ok(_) => Ok(is_tar(&header)),
+            Ok(_) => Ok(begins_as_tar(&header)),
             Err(_) => Ok(false),
         }
     };
     probe().unwrap_or(false)
-}
-
-/// Whether these are the first bytes of a tar archive: the checksum of the header fits.
-fn is_tar(bytes: &[u8]) -> bool {
-    if bytes.len() < 512 || bytes.iter().all(|byte| *byte == 0) {
-        return false;
-    }
-    let digits: String = bytes[148..156].iter().map(|byte| char::from(*byte)).collect();
-    let Ok(said) = u32::from_str_radix(digits.trim_matches(|c| c == '\0' || c == ' '), 8) else {
-        return false;
-    };
-    let sum: u32 =
-        (0..512).map(|place| if (148..156).contains(&place) { 32 } else { u32::from(bytes[place]) }).sum();
-    said == sum
 }
 
 /// Reads a file from its start, whatever others do with its position.
@@ -143,7 +131,7 @@ pub(crate) fn unpack_stream(
     let mut header = Vec::with_capacity(512);
     let read = reader.by_ref().take(512).read_to_end(&mut header);
     let empty_archive = header.len() == 512 && header.iter().all(|byte| *byte == 0);
-    if !is_tar(&header) && !empty_archive {
+    if !begins_as_tar(&header) && !empty_archive {
         let broke = failed.lock().failed.take();
         let no_archive = || format!("it is no tar archive, compressed or not: it {}", begins(&header));
         return Err(fail(match (broke, read) {

@@ -93,6 +93,8 @@ fn unquote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn challenge(lines: &[&str]) -> Option<Challenge> {
@@ -134,5 +136,31 @@ mod tests {
         assert_eq!(challenge(&["Basic"]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Negotiate"]), None);
         assert_eq!(challenge(&["Bearer"]), None);
+    }
+
+    fn quoted(text: &str) -> String {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_quoted_is_read_back(realm in "[ -~]{0,30}", service in "[ -~]{0,30}", scope in "[ -~]{0,30}") {
+            let text = format!(
+                "Negotiate, Bearer realm={}, service={},scope={}, Basic realm=\"x\"",
+                quoted(&realm), quoted(&service), quoted(&scope)
+            );
+            let expected = Challenge::Bearer { realm, service: Some(service), scope: Some(scope) };
+            prop_assert_eq!(challenge(&[&text]), Some(expected));
+        }
+
+        #[test]
+        fn any_header_is_taken_apart(text in "[ =,\"\\\\a-bé]{0,40}") {
+            for (scheme, parameters) in parse(&text) {
+                prop_assert!(text.contains(&scheme));
+                for (name, _) in parameters {
+                    prop_assert!(text.contains(&name));
+                }
+            }
+        }
     }
 }

@@ -330,11 +330,14 @@ pub(crate) fn location(answer: &Answer) -> Result<Option<Url>, Failure> {
 
 /// How many bytes the registry has, by its `Range` header (`0-99`: a hundred). Distribution says `0-0` for none, too.
 pub(crate) fn received(answer: &Answer) -> Option<u64> {
-    let range = answer.header(RANGE.as_str())?;
+    length_of(answer.header(RANGE.as_str())?)
+}
+
+fn length_of(range: &str) -> Option<u64> {
     let (_, last) = range.trim_start_matches("bytes=").split_once('-')?;
     match last.trim().parse::<u64>().ok()? {
         0 => Some(0),
-        last => Some(last + 1),
+        last => last.checked_add(1),
     }
 }
 
@@ -420,6 +423,25 @@ impl Reading {
                 *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 Err(copy)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_says_how_many_bytes_are_there() {
+        for (range, length) in [
+            ("0-99", Some(100)),
+            ("bytes=0-99", Some(100)),
+            ("0-0", Some(0)),
+            ("99", None),
+            ("0-", None),
+            ("0-18446744073709551615", None),
+        ] {
+            assert_eq!(length_of(range), length, "{range}");
         }
     }
 }

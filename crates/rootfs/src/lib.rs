@@ -41,7 +41,7 @@ pub use overlay::OverlayView;
 pub use root::Root;
 pub use skeleton::skeleton;
 pub use snapshot::*;
-pub use tar_read::{Entry, EntryKind, TarReader};
+pub use tar_read::{Entry, EntryKind, TarReader, begins_as_tar};
 pub use tree_path::TreePath;
 pub use view::{DirectoryView, EmptyView, View, Xattrs, resolve, resolve_parent};
 pub use whole::Whole;

@@ -355,6 +355,13 @@ fn until_zero(mut data: Vec<u8>) -> Vec<u8> {
     data
 }
 
+/// Whether `bytes` begin as an archive does that holds something: with a header whose checksum is right.
+pub fn begins_as_tar(bytes: &[u8]) -> bool {
+    bytes.first_chunk::<512>().is_some_and(|block| {
+        block.iter().any(|byte| *byte != 0) && check_sum(tar::Header::from_byte_slice(block)).is_ok()
+    })
+}
+
 /// The header's sum, with the bytes of the sum itself taken for blanks; old writers summed signed bytes.
 fn check_sum(header: &tar::Header) -> Result<(), RootfsError> {
     let stored = i64::from(header.cksum().map_err(|e| failed(&e))?);
@@ -499,6 +506,7 @@ mod tests {
         for (sum, is_right) in [(unsigned - 512, true), (unsigned - 256, false), (unsigned + 1, false)] {
             header.as_mut_bytes()[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
             assert_eq!(check_sum(&header).is_ok(), is_right, "{sum}");
+            assert_eq!(begins_as_tar(header.as_bytes()), is_right, "{sum}");
         }
     }
 
