@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufRead, Read, Seek as _, Write};
+use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 use kiln_oci::{DiffId, Digest, Hasher};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::contents::{copy_pieces, copy_whole};
 use crate::delta::disk;
 use crate::error::Doing;
 use crate::remove::remove_unless_kept;
@@ -97,7 +97,6 @@ pub fn extract(
         hasher: RandomState::new(),
         directories: Vec::new(),
         done: Counted::default(),
-        buffer: vec![0; 256 << 10],
     };
     while let Some(entry) = work.tar.next()? {
         work.entry(&entry)?;
@@ -164,7 +163,6 @@ struct Extraction<'a, 'o, R> {
     /// Times that are set at the end, since writing into a directory changes its own.
     directories: Vec<(TreePath, Timestamp)>,
     done: Counted,
-    buffer: Vec<u8>,
 }
 
 fn escape(path: &[u8], why: &'static str) -> RootfsError {
@@ -511,8 +509,8 @@ impl<R: BufRead> Extraction<'_, '_, R> {
         let made = Made { owner: (there.st_uid, there.st_gid), mode: there.st_mode & 0o7777 };
         let mut hasher = (self.options.record.is_some() && entry.pieces.is_none()).then(Hasher::sha256);
         let written = match &entry.pieces {
-            None => copy_whole(&mut self.tar, &mut file, &mut self.buffer, hasher.as_mut()),
-            Some(pieces) => copy_pieces(&mut self.tar, &file, &mut self.buffer, pieces, entry.size),
+            None => copy_whole(&mut self.tar, &mut file, hasher.as_mut()),
+            Some(pieces) => copy_pieces(&mut self.tar, &file, pieces, entry.size),
         };
         self.done.bytes += written.doing("write", path.to_string())?;
         Ok((made, hasher.map(|hasher| digest_bytes(&hasher.finish()))))
@@ -592,82 +590,4 @@ fn digest_bytes(digest: &Digest) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest.as_bytes());
     bytes
-}
-
-/// Copies all that `from` gives. Runs of zeros become holes: a file that was sparse is so again, although most archives
-/// don't say so.
-fn copy_whole(
-    from: &mut impl Read,
-    to: &mut File,
-    buffer: &mut [u8],
-    mut hasher: Option<&mut Hasher>,
-) -> io::Result<u64> {
-    let (mut total, mut hole) = (0, 0u64);
-    loop {
-        let length = fill(from, buffer)?;
-        if length == 0 {
-            break;
-        }
-        let bytes = &buffer[..length];
-        if let Some(hasher) = &mut hasher {
-            hasher.update(bytes);
-        }
-        total += length as u64;
-        // Files that end in less than this are written as they are: a hole in them would save nothing.
-        if length == buffer.len() && is_zero(bytes) {
-            hole += length as u64;
-            continue;
-        }
-        if hole > 0 {
-            to.seek_relative(i64::try_from(hole).map_err(io::Error::other)?)?;
-            hole = 0;
-        }
-        to.write_all(bytes)?;
-    }
-    if hole > 0 {
-        to.set_len(total)?;
-    }
-    Ok(total)
-}
-
-/// Fills the buffer, or as much of it as there is.
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match from.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    // The first words tell almost always.
-    bytes.chunks(64).all(|chunk| chunk.iter().all(|byte| *byte == 0))
-}
-
-fn copy_pieces(
-    from: &mut impl Read,
-    to: &File,
-    buffer: &mut [u8],
-    pieces: &[(u64, u64)],
-    size: u64,
-) -> io::Result<u64> {
-    to.set_len(size)?;
-    let mut total = 0;
-    for (offset, length) in pieces {
-        let mut at = *offset;
-        let end = offset + length;
-        while at < end {
-            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            from.read_exact(&mut buffer[..most])?;
-            to.write_all_at(&buffer[..most], at)?;
-            at += most as u64;
-        }
-        total += length;
-    }
-    Ok(total)
 }

@@ -5,6 +5,7 @@
 
 mod changes;
 mod compress;
+mod contents;
 mod decompress;
 mod delta;
 mod entries;

@@ -325,6 +325,24 @@ impl<R: BufRead> Read for TarReader<R> {
     }
 }
 
+impl<R: BufRead> BufRead for TarReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let there = self.input.fill_buf()?;
+        if there.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(&there[..there.len().min(usize::try_from(self.left).unwrap_or(usize::MAX))])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.input.consume(length);
+        self.left -= length as u64;
+    }
+}
+
 /// Passes over `most` bytes, without copying them. Gives how many there were.
 pub(crate) fn pass_over(input: &mut impl BufRead, most: u64) -> io::Result<u64> {
     let mut passed = 0;
