@@ -1,13 +1,15 @@
 //! The contents of files, from an archive to the disk, without a copy between the two.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read as _, Seek as _, Write as _};
+use std::io::{self, BufRead, Seek as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 
 use kiln_oci::Hasher;
 
 /// So many zeros become a hole, in bytes.
 const HOLE: usize = 64 << 10;
+
+static ZEROS: [u8; HOLE] = [0; HOLE];
 
 /// They are looked for in steps of so many bytes.
 const STEP: usize = 4 << 10;
@@ -57,10 +59,13 @@ pub(crate) fn copy_whole(
 
 /// Leaves a hole, or writes zeros where that would be no gain.
 fn pass_zeros(to: &mut File, length: usize) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
     if length >= HOLE {
         return to.seek_relative(i64::try_from(length).map_err(io::Error::other)?);
     }
-    io::copy(&mut io::repeat(0).take(length as u64), to).map(|_| ())
+    to.write_all(&ZEROS[..length])
 }
 
 /// Writes the `pieces` that `from` gives, one after the other, where they belong in a file of `size` bytes: offsets and
@@ -125,7 +130,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::BufReader;
+    use std::io::{BufReader, Read as _};
     use std::os::unix::fs::MetadataExt as _;
 
     use proptest::prelude::*;

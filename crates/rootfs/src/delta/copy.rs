@@ -1,11 +1,11 @@
-//! Copies a file's bytes the cheapest way that works: shared blocks where the file system can (FICLONE), else
-//! copy_file_range, else reading and writing. Holes stay holes.
+//! Copies a file's bytes the cheapest way that works: copy_file_range, for which the kernel shares blocks where the file
+//! system can, else reading and writing. Holes stay holes.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, copy_file_range, ftruncate, seek};
 use rustix::io::Errno;
 
 const STEP: usize = 1 << 30;
@@ -16,13 +16,6 @@ const BUFFER: usize = 128 << 10;
 pub(crate) fn copy_content(from: &File, to: &File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
-    }
-    if ioctl_ficlone(to, from).is_ok() {
-        return match to.metadata()?.len() {
-            len if len < size => Err(shorter()),
-            len if len > size => Ok(ftruncate(to, size)?),
-            _ => Ok(()),
-        };
     }
     let mut way = Way::CopyRange;
     let mut at = 0;
