@@ -212,6 +212,9 @@ impl BlobSink for Hand {
         self.hasher.update(bytes);
         self.position += bytes.len() as u64;
         (self.on)(self.position);
+        let length = self.batch.len();
+        // No more than what comes: left to itself, a vector would double.
+        self.batch.reserve_exact(BATCH.max(length + bytes.len()) - length);
         self.batch.extend_from_slice(bytes);
         if self.batch.len() < BATCH {
             return Ok(());
