@@ -38,14 +38,14 @@ impl Trust {
     /// Fails with [`RegistryError::Options`] for a file that was named for a host and can't be used. Folders and files
     /// of general trust may be missing, and what is no certificate in them is passed over.
     pub(crate) fn read(options: &TlsOptions) -> Result<Self, RegistryError> {
-        let mut general = General::built_in();
+        let mut authorities = Authorities::built_in();
         for file in &options.ca_files {
-            general.add_file(file);
+            authorities.add_file(file);
         }
         for folder in &options.ca_dirs {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             for path in entries.map(|entry| entry.path()) {
-                general.add_file(&path);
+                authorities.add_file(&path);
             }
         }
         let mut registry_roots = Vec::new();
@@ -64,7 +64,7 @@ impl Trust {
         }
         Ok(Self {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
-            roots: general.roots,
+            roots: authorities.roots,
             registry_roots,
             identities,
         })
@@ -126,19 +126,19 @@ impl Trust {
 
 /// Certificate authorities for all hosts, each once. The folders of a distribution have every one of them under several
 /// names and in a bundle, and what is read here, every command waits for.
-struct General {
+struct Authorities {
     roots: RootCertStore,
     seen: HashSet<CertificateDer<'static>>,
     /// Files that were read, by device and inode.
     files: HashSet<(u64, u64)>,
 }
 
-impl General {
+impl Authorities {
     fn built_in() -> Self {
         let (seen, files) = (HashSet::new(), HashSet::new());
-        let mut general = Self { roots: RootCertStore::empty(), seen, files };
-        general.add(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-        general
+        let mut authorities = Self { roots: RootCertStore::empty(), seen, files };
+        authorities.add(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        authorities
     }
 
     fn add(&mut self, certificates: impl IntoIterator<Item = CertificateDer<'static>>) {
