@@ -235,6 +235,25 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_of_an_old_writer_that_summed_signed_bytes_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("a");
+        std::fs::write(dir.path().join("gr\u{fc}n"), "content").unwrap();
+        let mut tar = Command::new("tar");
+        tar.arg("--format=ustar").arg("-cf").arg(&archive).arg("-C").arg(dir.path()).arg("gr\u{fc}n");
+        assert!(tar.status().unwrap().success());
+        let mut bytes = std::fs::read(&archive).unwrap();
+        let sum = u32::from_str_radix(str::from_utf8(&bytes[148..154]).unwrap(), 8).unwrap();
+        // Two bytes of the name are above 127.
+        bytes[148..154].copy_from_slice(format!("{:06o}", sum - 512).as_bytes());
+        std::fs::write(&archive, bytes).unwrap();
+        assert!(is_archive(&File::open(&archive).unwrap()));
+        let into = tempfile::tempdir().unwrap();
+        unpack_stream(File::open(&archive).unwrap(), "a", into.path(), false).unwrap();
+        assert_eq!(std::fs::read_to_string(into.path().join("gr\u{fc}n")).unwrap(), "content");
+    }
+
+    #[test]
     fn what_is_damaged_in_the_beginning_is_no_archive_or_can_be_read_that_far() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "content".repeat(300)).unwrap();
