@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt as _;
 
 use kiln_oci::Hasher;
 
+use crate::tar_read::at_hand;
+
 /// So many zeros become a hole, in bytes.
 const HOLE: usize = 64 << 10;
 
@@ -93,16 +95,6 @@ pub(crate) fn copy_pieces(
         total += length;
     }
     Ok(total)
-}
-
-fn at_hand(from: &mut impl BufRead) -> io::Result<&[u8]> {
-    while let Err(error) = from.fill_buf() {
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-    // It is there: given again, not read.
-    from.fill_buf()
 }
 
 /// How many zeros stand at the beginning.

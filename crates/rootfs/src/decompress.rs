@@ -12,7 +12,7 @@ const PIECE: usize = Piece::SIZE;
 const WAITING: usize = 8;
 
 /// The decompressed bytes of `input`. `said` is what the media type says; the bytes themselves decide, since registries
-/// hold layers whose type lies.
+/// hold layers whose type lies. They are told by what `input` gives first: four bytes at least, if it has them.
 ///
 /// The input is read to its end, so that a reader which verifies a digest there gets to do it.
 pub fn decompress(input: impl BufRead + Send + 'static, said: Compression) -> impl BufRead + Send {

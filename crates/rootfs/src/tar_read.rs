@@ -343,15 +343,22 @@ impl<R: BufRead> BufRead for TarReader<R> {
     }
 }
 
+/// What `input` gives without a copy, whatever signal comes in between. Nothing at its end.
+pub(crate) fn at_hand(input: &mut impl BufRead) -> io::Result<&[u8]> {
+    while let Err(error) = input.fill_buf() {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // It is there: given again, not read.
+    input.fill_buf()
+}
+
 /// Passes over `most` bytes, without copying them. Gives how many there were.
 pub(crate) fn pass_over(input: &mut impl BufRead, most: u64) -> io::Result<u64> {
     let mut passed = 0;
     while passed < most {
-        let there = match input.fill_buf() {
-            Ok(there) => there.len() as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
+        let there = at_hand(input)?.len() as u64;
         if there == 0 {
             break;
         }
