@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kiln_oci::media_type::Compression;
-use kiln_oci::{Digest, Platform};
+use kiln_oci::{Digest, Platform, Repository};
 use kiln_plan::{Base, BuildPlan, Hit, ImageName, Stage, Step, Verdict};
 use kiln_rootfs::{BaseLayer, Delta, Interest, View, skeleton};
 
@@ -97,7 +97,8 @@ fn base_layer_of(session: &Arc<Session>, layer: &Layer, once: bool) -> Result<Ba
         LayerOrigin::Image(source) if once => {
             // Asked when the layer is read: the first needn't wait for what is said of the last.
             let (session, digest) = (Arc::clone(session), layer.descriptor.digest.clone());
-            Ok(passing_layer(&source, move || is_sent(&session, &digest)))
+            let hardly = source.repository().is_some_and(|from| goes_within(&session, from));
+            Ok(passing_layer(&source, hardly, move || is_sent(&session, &digest)))
         }
         LayerOrigin::Image(source) => {
             source.begin();
@@ -120,6 +121,11 @@ fn base_layer_of(session: &Arc<Session>, layer: &Layer, once: bool) -> Result<Ba
 fn is_sent(session: &Session, layer: &Digest) -> bool {
     let mut destinations = session.request.output.destinations.iter();
     destinations.any(|name| session.runtime.block_on(session.uploads.wants_bytes(&name.repository, layer)))
+}
+
+/// Whether all destinations are at the registry of `from`: it has its blobs, and mostly mounts them.
+fn goes_within(session: &Session, from: &Repository) -> bool {
+    session.request.output.destinations.iter().all(|to| to.repository.host() == from.host())
 }
 
 /// Whether nothing else in the build wants to read what this stage is based on: no tree is unpacked, no file holds it in

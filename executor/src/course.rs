@@ -14,6 +14,7 @@ use crate::error::BuildError;
 use crate::event::{Event, StepNews};
 use crate::house;
 use crate::planning::{self, Found, blocking};
+use crate::results;
 use crate::session::Session;
 use crate::stage::{Done, Finished, StageWork};
 use crate::trees::Trees;
@@ -56,7 +57,7 @@ impl Known {
             });
         }
         if let Some(platform) = session.request.platforms.first().filter(|_| session.request.cache.enabled) {
-            let name = crate::results::build_name(session, file, platform);
+            let name = results::build_name(session, file, platform);
             if let Some(work) = session.cache.fetch_ahead(name) {
                 self.ahead.spawn(work);
             }
@@ -80,12 +81,12 @@ impl Known {
     ) -> Result<BuildPlan, BuildError> {
         let plan = planning::make(session, file, request, &mut self.facts, &mut self.images).await?;
         if session.request.cache.enabled {
-            let new: Vec<StepKey> = plan.keys().into_iter().filter(|key| self.asked.insert(*key)).collect();
-            if !new.is_empty() {
+            let [new, in_passing] = self.new_keys(session, &plan);
+            if !new.is_empty() || !in_passing.is_empty() {
                 // Keys by content come later, and are found by themselves.
                 let first = self.named.insert(request.platform.to_string());
-                let name = first.then(|| crate::results::build_name(session, file, &request.platform));
-                self.hits.extend(session.cache.probe(&new, name).await);
+                let name = first.then(|| results::build_name(session, file, &request.platform));
+                self.hits.extend(session.cache.probe(&new, &in_passing, name).await);
             }
         }
         let mut plan = plan.decide(&self.hits);
@@ -93,6 +94,16 @@ impl Known {
             need_trees(&mut plan);
         }
         Ok(plan)
+    }
+
+    /// The keys that the caches were not asked for: of results that are cached, and of others.
+    fn new_keys(&mut self, session: &Session, plan: &BuildPlan) -> [Vec<StepKey>; 2] {
+        let mut new = [Vec::new(), Vec::new()];
+        for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+            let keys = step.keys.all().filter(|key| self.asked.insert(*key));
+            new[usize::from(!results::is_cached_kind(session, step))].extend(keys);
+        }
+        new
     }
 
     /// The cached layer `digest` can't be had: what led to it is missing. What this build made by now is a hit.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kiln_cache::{BuildRecord, Difference, LayerSource, ResolvedImage};
 use kiln_dockerfile::Dockerfile;
-use kiln_plan::{Base, BuildPlan, ImageName, Op, Stage, Step, TreeSource, Verdict};
+use kiln_plan::{Base, BuildPlan, ImageName, Stage, Step, TreeSource, Verdict};
 
 use crate::planning::Found;
 use crate::session::Session;
@@ -74,13 +74,10 @@ pub(crate) async fn forecast(
 }
 
 fn reason(session: &Session, record: Option<&BuildRecord>, stage: &Stage, number: usize) -> Reason {
-    let cache = &session.request.cache;
-    if !cache.enabled {
+    if !session.request.cache.enabled {
         return Reason::NoCache;
     }
-    let kind =
-        if matches!(stage.steps[number].op, Op::Run(_)) { cache.run_layers } else { cache.copy_layers };
-    if !kind {
+    if !crate::results::is_cached_kind(session, &stage.steps[number]) {
         return Reason::KindNotCached;
     }
     let now = crate::results::explained(stage, number);

@@ -91,7 +91,7 @@ pub(crate) fn begin(
 /// Brings the files; gives the layer that they came from. What can't be had is a mount that begins empty.
 fn bring(session: &Session, key: StepKey, directory: &Path) -> Result<Option<Digest>, BuildError> {
     let doing = |source| BuildError::Write { path: directory.to_owned(), source };
-    let Some(hit) = session.runtime.block_on(session.cache.probe(&[key], None)).remove(&key) else {
+    let Some(hit) = session.runtime.block_on(session.cache.probe(&[key], &[], None)).remove(&key) else {
         return Ok(None);
     };
     let Ok(blob) = session.runtime.block_on(session.bring(&hit)) else { return Ok(None) };

@@ -1,11 +1,14 @@
 //! What becomes of the image: pushed, written as an archive or a layout, its digest written to files. Nothing is put
 //! under a destination's tag before every blob is there.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::TryFutureExt as _;
+use futures::future::{join_all, try_join, try_join_all};
 use futures::stream::poll_fn;
 use kiln_cache::{HitBytes, LayerSource};
 use kiln_oci::media_type;
@@ -19,64 +22,81 @@ use tokio_util::io::StreamReader;
 
 use crate::error::BuildError;
 use crate::event::Event;
-use crate::image::Image;
 use crate::product::{Attestation, Product};
 use crate::session::{LayerOrigin, Session};
 use crate::uploads::Sending;
 
-/// Pushes the result to every destination: what an index lists first, by digest, and the name last.
+/// Pushes the result to every destination: blobs, then what an index lists, by digest, and the names last.
+///
+/// What doesn't need each other goes side by side: a registry may be far away, and each answer takes its time.
 pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<(), BuildError> {
     let Some(digest) = product.digest() else { return Ok(()) };
-    for destination in &session.request.output.destinations {
-        session.check_cancelled()?;
-        if is_there(session, product, destination).await {
-            session.tell(Event::Pushed { reference: destination.clone(), digest: digest.clone() });
-            continue;
-        }
-        let repository = &destination.repository;
-        for image in product.images() {
-            push_blobs(session, repository, image).await?;
-        }
-        for attestation in product.attestations() {
-            push_statements(session, repository, attestation).await?;
-        }
-        session.check_cancelled()?;
-        let (media_type, raw) = match product.index() {
-            Some(index) => {
-                let images = product.images().iter().map(|image| &image.manifest);
-                let listed = images.chain(product.attestations().iter().map(|said| &said.manifest));
-                for manifest in listed {
-                    let name = by_digest(repository, manifest.digest());
-                    let pushed =
-                        session.registry.push_manifest(&name, manifest.value().media_type(), manifest.raw());
-                    pushed.await.map_err(BuildError::other)?;
-                }
-                (index.value().media_type.as_deref().unwrap_or(media_type::OCI_INDEX), index.raw())
-            }
-            None => match product.images().first() {
-                Some(image) => (image.manifest.value().media_type(), image.manifest.raw()),
-                None => return Ok(()),
-            },
-        };
-        match session.registry.push_manifest(destination, media_type, raw).await {
-            Ok(_) => {}
-            Err(error) if error.is_immutable_tag() && session.request.output.ignore_immutable => {
-                session.tell(Event::Warning(format!("{destination} is there already and may not change")));
-                continue;
-            }
-            Err(error) => return Err(BuildError::other(error)),
-        }
-        session.tell(Event::Pushed { reference: destination.clone(), digest: digest.clone() });
+    session.check_cancelled()?;
+    let destinations = &session.request.output.destinations;
+    let there = join_all(destinations.iter().map(|name| is_there(session, product, name))).await;
+    let missing = destinations.iter().zip(&there).filter(|(_, there)| !**there);
+    let repositories: BTreeSet<&Repository> = missing.map(|(name, _)| &name.repository).collect();
+    push_blobs(session, &repositories, product).await?;
+    session.check_cancelled()?;
+    let listed = repositories.iter().map(|repository| push_listed(session, repository, product));
+    try_join_all(listed).await?;
+    session.check_cancelled()?;
+    let named = destinations.iter().zip(&there).map(async |(name, there)| match there {
+        true => Ok(true),
+        false => push_name(session, name, product).await,
+    });
+    for (reference, pushed) in destinations.iter().zip(join_all(named).await) {
+        let (reference, digest) = (reference.clone(), digest.clone());
+        session.tell(match pushed? {
+            true => Event::Pushed { reference, digest },
+            false => Event::Warning(format!("{reference} is there already and may not change")),
+        });
     }
     Ok(())
+}
+
+/// Puts the manifests that the product's index lists, if it has one, into the repository.
+async fn push_listed(session: &Session, to: &Repository, product: &Product) -> Result<(), BuildError> {
+    if product.index().is_none() {
+        return Ok(());
+    }
+    let images = product.images().iter().map(|image| &image.manifest);
+    let listed = images.chain(product.attestations().iter().map(|said| &said.manifest));
+    try_join_all(listed.map(async |manifest| {
+        let name = by_digest(to, manifest.digest());
+        let pushed = session.registry.push_manifest(&name, manifest.value().media_type(), manifest.raw());
+        pushed.await.map_err(BuildError::other)
+    }))
+    .await?;
+    Ok(())
+}
+
+/// Puts the product under its name. `false` if something else stands there that may not change, and that is no failure.
+async fn push_name(session: &Session, name: &Reference, product: &Product) -> Result<bool, BuildError> {
+    let (media_type, raw) = match (product.index(), product.images().first()) {
+        (Some(index), _) => {
+            (index.value().media_type.as_deref().unwrap_or(media_type::OCI_INDEX), index.raw())
+        }
+        (None, Some(image)) => (image.manifest.value().media_type(), image.manifest.raw()),
+        (None, None) => return Ok(true),
+    };
+    match session.registry.push_manifest(name, media_type, raw).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_immutable_tag() && session.request.output.ignore_immutable => Ok(false),
+        Err(error) => Err(BuildError::other(error)),
+    }
+}
+
+/// Whether this build made a layer of the product, so that hardly anybody has its documents.
+fn is_new(session: &Session, product: &Product) -> bool {
+    let mut layers = product.images().iter().flat_map(|image| &image.layers);
+    layers.any(|layer| matches!(session.origin(&layer.descriptor.digest), LayerOrigin::Made))
 }
 
 /// Whether the destination's tag means this very image, so that nothing has to be sent. It is asked only where no layer
 /// is new: else it hardly can.
 async fn is_there(session: &Session, product: &Product, destination: &Reference) -> bool {
-    let mut layers = product.images().iter().flat_map(|image| &image.layers);
-    let new = layers.any(|layer| matches!(session.origin(&layer.descriptor.digest), LayerOrigin::Made));
-    if new || !product.attestations().is_empty() {
+    if is_new(session, product) || !product.attestations().is_empty() {
         return false;
     }
     // Of the registry itself: a mirror knows what it was yesterday.
@@ -88,33 +108,33 @@ fn by_digest(repository: &Repository, digest: &Digest) -> Reference {
     Reference { repository: repository.clone(), tag: None, digest: Some(digest.clone()) }
 }
 
-/// Sends an image's layers, side by side, and its config.
+/// Sends all blobs of the product: layers, configs and statements.
 async fn push_blobs(
     session: &Arc<Session>,
-    repository: &Repository,
-    image: &Image,
+    repositories: &BTreeSet<&Repository>,
+    product: &Product,
 ) -> Result<(), BuildError> {
-    let layers = image.manifest.value().layers.iter().zip(&image.layers);
-    for (_, layer) in layers.filter(|(descriptor, _)| !media_type::is_foreign(&descriptor.media_type)) {
-        send_layer(session, repository, &layer.descriptor, Transit::Through);
+    let mut documents: Vec<(&Descriptor, Bytes)> = Vec::new();
+    for image in product.images() {
+        documents.push((&image.manifest.value().config, Bytes::copy_from_slice(image.config.raw())));
     }
-    session.uploads.finish().await?;
-    let config = &image.manifest.value().config;
-    let raw = Bytes::copy_from_slice(image.config.raw());
-    session.registry.push_blob(repository, config, &raw).await.map_err(BuildError::other)?;
-    Ok(())
-}
-
-async fn push_statements(
-    session: &Arc<Session>,
-    repository: &Repository,
-    attestation: &Attestation,
-) -> Result<(), BuildError> {
-    let config = (&attestation.manifest.value().config, &attestation.config);
-    let statements = attestation.statements.iter().map(|(descriptor, bytes)| (descriptor, bytes));
-    for (descriptor, bytes) in statements.chain([config]) {
-        session.registry.push_blob(repository, descriptor, bytes).await.map_err(BuildError::other)?;
+    for said in product.attestations() {
+        documents.extend(said.statements.iter().map(|(descriptor, bytes)| (descriptor, bytes.clone())));
+        documents.push((&said.manifest.value().config, said.config.clone()));
     }
+    let (registry, is_new) = (&session.registry, is_new(session, product));
+    let mut sent = Vec::new();
+    for to in repositories {
+        for layer in product.images().iter().flat_map(|image| &image.layers) {
+            send_layer(session, to, &layer.descriptor, Transit::Through);
+        }
+        sent.extend(documents.iter().map(async |(descriptor, bytes)| match is_new {
+            true => registry.push_new_blob(to, descriptor, bytes).await,
+            false => registry.push_blob(to, descriptor, bytes).await,
+        }));
+    }
+    let documents = try_join_all(sent).map_err(BuildError::other);
+    try_join(documents, session.uploads.finish()).await?;
     Ok(())
 }
 
@@ -146,7 +166,6 @@ async fn push_layer(
     transit: Transit,
     sending: Sending,
 ) -> Result<(), BuildError> {
-    let registry = &session.registry;
     let origin = session.origin(&layer.digest);
     let source = match &origin {
         LayerOrigin::Image(source) => source.repository().cloned(),
@@ -159,35 +178,63 @@ async fn push_layer(
     {
         return Ok(());
     }
-    if matches!(origin, LayerOrigin::Made) && session.early.arrived(to, &layer.digest).await {
-        return Ok(());
+    match origin {
+        LayerOrigin::Made => push_made(session, to, layer).await,
+        LayerOrigin::Image(source) if is_missing(session, to, layer, &sending).await? => {
+            push_base(session, to, layer, source, transit).await
+        }
+        LayerOrigin::Cached(hit) if is_missing(session, to, layer, &sending).await? => {
+            send_cached(session, to, layer, &hit).await
+        }
+        LayerOrigin::Image(_) | LayerOrigin::Cached(_) => Ok(()),
     }
-    // Only what is missing is looked for.
-    if registry.is_pushed(to, &layer.digest).await.map_err(BuildError::other)? {
-        return Ok(());
+}
+
+/// Whether the repository lacks the layer, as far as it says so. If so, its bytes are wanted.
+async fn is_missing(
+    session: &Session,
+    to: &Repository,
+    layer: &Descriptor,
+    sending: &Sending,
+) -> Result<bool, BuildError> {
+    if session.registry.is_pushed(to, &layer.digest).await.map_err(BuildError::other)? {
+        return Ok(false);
     }
     sending.wants_bytes();
-    let sent = match origin {
-        LayerOrigin::Image(source) => {
-            // Where no step wanted the layer, it needn't lie on this machine.
-            let through = transit == Transit::Through && !goes_to_several(session);
-            if let Some(relay) = source.relay().filter(|_| through) {
-                match registry.send_blob(to, layer, &relay).await {
-                    // There may be other mirrors.
-                    Err(_) if relay.has_failed() => {}
-                    sent => return sent.map_err(BuildError::other),
-                }
-            }
-            // An upload that waited for a download of the same registry would keep the connection that it needs.
-            source.fetch().await.map_err(BuildError::other)?;
-            registry.send_blob(to, layer, &LayerBytes(source)).await
+    Ok(true)
+}
+
+/// Sends a layer that this build made.
+async fn push_made(session: &Session, to: &Repository, layer: &Descriptor) -> Result<(), BuildError> {
+    if session.early.arrived(to, &layer.digest).await {
+        return Ok(());
+    }
+    let file = FileSource(session.blobs.blob_path(&layer.digest));
+    session.registry.push_new_blob(to, layer, &file).await.map_err(BuildError::other)?;
+    Ok(())
+}
+
+/// Sends a base's layer from wherever it is.
+async fn push_base(
+    session: &Session,
+    to: &Repository,
+    layer: &Descriptor,
+    source: LayerSource,
+    transit: Transit,
+) -> Result<(), BuildError> {
+    let registry = &session.registry;
+    // Where no step wanted the layer, it needn't lie on this machine.
+    let through = transit == Transit::Through && !goes_to_several(session);
+    if let Some(relay) = source.relay().filter(|_| through) {
+        match registry.send_blob(to, layer, &relay).await {
+            // There may be other mirrors.
+            Err(_) if relay.has_failed() => {}
+            sent => return sent.map_err(BuildError::other),
         }
-        LayerOrigin::Cached(hit) => return send_cached(session, to, layer, &hit).await,
-        LayerOrigin::Made => {
-            registry.send_blob(to, layer, &FileSource(session.blobs.blob_path(&layer.digest))).await
-        }
-    };
-    sent.map_err(BuildError::other)
+    }
+    // An upload that waited for a download of the same registry would keep the connection that it needs.
+    source.fetch().await.map_err(BuildError::other)?;
+    registry.send_blob(to, layer, &LayerBytes(source)).await.map_err(BuildError::other)
 }
 
 /// Whether the image goes to several registries: what comes from elsewhere is then fetched once, to this machine, and not

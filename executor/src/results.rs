@@ -39,6 +39,8 @@ pub(crate) fn record(session: &Session, plan: &BuildPlan, finished: &Finished) -
     let cache = &session.request.cache;
     let mut steps = Vec::new();
     let mut ran = false;
+    let mut finished: Vec<_> = finished.iter().collect();
+    finished.sort_by_key(|(place, _)| **place);
     for (place, layers) in finished {
         let stage = &plan.stages[*place];
         let below = layers.len().checked_sub(stage.steps.len())?;
@@ -87,13 +89,19 @@ pub(crate) fn made_at(session: &Session, plan: &BuildPlan, target: usize) -> i64
     latest.unwrap_or(session.request.now)
 }
 
-/// Whether results of this step's kind go into the layer cache.
-fn is_wanted(session: &Session, step: &Step) -> bool {
+/// Whether results of this step's kind are cached.
+pub(crate) fn is_cached_kind(session: &Session, step: &Step) -> bool {
     let cache = &session.request.cache;
-    let kind = match step.op {
+    match step.op {
         Op::Run(_) => cache.run_layers,
         Op::Copy(_) | Op::MakeDirectory(_) => cache.copy_layers,
-    };
+    }
+}
+
+/// Whether the result of this step goes into the layer cache.
+fn is_wanted(session: &Session, step: &Step) -> bool {
+    let cache = &session.request.cache;
+    let kind = is_cached_kind(session, step);
     let unshared = session.unshared.lock().unwrap_or_else(PoisonError::into_inner);
     cache.enabled && cache.push && kind && step.keys.all().all(|key| !unshared.contains(&key))
 }

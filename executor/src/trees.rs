@@ -181,15 +181,16 @@ pub(crate) fn base_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
     blob_layer(layer, streamed)
 }
 
-/// As a streamed [`base_layer`], whose bytes are only kept if that `is_wanted` when they are read.
+/// As a streamed [`base_layer`], whose bytes are only kept if that `is_wanted`: see [`LayerSource::pass`].
 pub(crate) fn passing_layer(
     layer: &LayerSource,
+    hardly: bool,
     is_wanted: impl Fn() -> bool + Send + Sync + 'static,
 ) -> BaseLayer {
     if let Some(path) = layer.unpacked() {
         return BaseLayer::Unpacked { diff_id: *layer.diff_id(), path };
     }
-    blob(layer, move |source| if is_wanted() { source.stream() } else { source.pass() })
+    blob(layer, move |source| source.pass(hardly, &is_wanted))
 }
 
 fn blob_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {

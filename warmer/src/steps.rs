@@ -75,7 +75,7 @@ pub(crate) async fn warm_steps(run: &Arc<Run>, wanted: &StepsRequest) -> StepsRe
     let mut hits = std::collections::BTreeMap::new();
     for name in wanted.builds.iter().copied().map(Some).chain([None]) {
         let missing: Vec<StepKey> = keys.iter().copied().filter(|key| !hits.contains_key(key)).collect();
-        hits.extend(cache.probe(&missing, name).await);
+        hits.extend(cache.probe(&missing, &[], name).await);
     }
     let mut report = StepsReport::default();
     let mut work =

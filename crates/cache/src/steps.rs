@@ -6,9 +6,10 @@ mod health;
 mod last;
 mod put;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
-use kiln_oci::{Descriptor, Document, Manifest, Reference, Repository, Tag};
+use kiln_oci::{Descriptor, Digest, Document, Manifest, Reference, Repository, Tag};
 use kiln_plan::{Hit, Hits, StepKey};
 use kiln_registry::{Registry, RegistryError};
 use kiln_store::{Blob, ReadOnly, ReadWrite, Store};
@@ -64,6 +65,8 @@ struct Held {
     health: Health,
     /// A record of a last build that was fetched before it was asked for.
     ahead: Arc<tokio::sync::Mutex<Option<Ahead>>>,
+    /// The digests of the records of last builds that were read here.
+    read: Mutex<HashMap<StepKey, Digest>>,
 }
 
 impl StepPlace {
@@ -101,7 +104,8 @@ impl StepCache {
         now: i64,
         warn: Arc<dyn Fn(String) + Send + Sync>,
     ) -> Self {
-        let hold = |place| Held { place, health: Health::default(), ahead: Arc::default() };
+        let hold =
+            |place| Held { place, health: Health::default(), ahead: Arc::default(), read: Mutex::default() };
         let places = places.into_iter().map(hold).collect();
         Self { places, ttl_seconds, now, patience: Patience::default(), warn }
     }
@@ -115,17 +119,25 @@ impl StepCache {
 
     /// Looks up all keys at once: in every place those that the places before lack. Where the last build called `last`
     /// left a record, that is read first, and says it of most keys in one request.
-    pub async fn probe(&self, keys: &[StepKey], last: Option<StepKey>) -> Hits {
+    ///
+    /// Keys `in_passing` are of results that are hardly ever stored: a place on disk is looked through for them, and so is
+    /// that record, but no registry is asked.
+    pub async fn probe(&self, keys: &[StepKey], in_passing: &[StepKey], last: Option<StepKey>) -> Hits {
         let mut hits = Hits::new();
         for held in self.places.iter() {
             let mut missing = lacking(keys, &hits);
-            if let Some(name) = last.filter(|_| !missing.is_empty())
+            let mut passing = lacking(in_passing, &hits);
+            if let Some(name) = last.filter(|_| !missing.is_empty() || !passing.is_empty())
                 && let Some(record) = self.last_in(held, name).await
             {
-                let found = missing.iter().filter_map(|key| record.find(*key));
+                let found = missing.iter().chain(&passing).filter_map(|key| record.find(*key));
                 let young = found.filter(|found| !found.expired(self.now, self.ttl_seconds));
                 hits.extend(young.map(|found| (found.key, found.hit(&held.place.name()))));
                 missing = lacking(keys, &hits);
+                passing = lacking(in_passing, &hits);
+            }
+            if !matches!(held.place, StepPlace::Remote { .. }) {
+                missing.append(&mut passing);
             }
             let found = futures::future::join_all(missing.iter().map(|key| self.find(held, *key))).await;
             hits.extend(missing.into_iter().zip(found).filter_map(|(key, hit)| Some((key, hit?))));

@@ -7,6 +7,7 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::{Method, StatusCode};
 use kiln_oci::{Descriptor, Digest, Hasher, Reference, Repository};
 use oci_client::RegistryOperation;
+use url::Url;
 
 use crate::answer::Answer;
 use crate::bearer::Scope;
@@ -111,7 +112,7 @@ impl Registry {
             201 => Ok(true),
             // The registry began an upload instead.
             200..=299 => {
-                self.cancel_upload(place, answer, &scopes).await;
+                self.cancel_upload(place, answer).await;
                 Ok(false)
             }
             429 | 500..=599 => Err(answer.failure().await),
@@ -152,6 +153,29 @@ impl Registry {
                 Err(failure) => tries.after(failure).await?,
             }
         }
+    }
+
+    /// As [`Registry::push_blob`], for a blob that was just made and so is hardly there: the upload begins while the registry
+    /// is asked for it, which spares the time of one answer.
+    pub async fn push_new_blob(
+        &self,
+        repository: &Repository,
+        descriptor: &Descriptor,
+        source: &dyn BlobSource,
+    ) -> Result<Pushed, RegistryError> {
+        let place = Place::origin(repository, Direction::Push);
+        let mut upload = Upload::new(self, &place, descriptor, source);
+        let asked = Box::pin(self.is_pushed(repository, &descriptor.digest));
+        let (there, ()) = futures::future::join(asked, Box::pin(upload.begin_early())).await;
+        if let Ok(false) = there {
+            return upload.run().await.map(|()| Pushed::Sent);
+        }
+        if let Some(url) = upload.abandon() {
+            let (registry, place) = (self.clone(), place.clone());
+            // Nobody need wait for that.
+            tokio::spawn(async move { registry.cancel_at(&place, url).await });
+        }
+        there.map(|_| Pushed::Present)
     }
 
     /// Sends a blob without asking whether it is there. Otherwise as [`Registry::push_blob`].
@@ -260,20 +284,26 @@ impl Registry {
         let path = format!("/v2/{}/blobs/uploads/", place.path);
         let ask = Ask::new(Method::POST, To::Path(path), &scopes, &at);
         let answer = self.transport().send(place, ask).await?.success().await?;
-        self.cancel_upload(place, answer, &scopes).await;
+        self.cancel_upload(place, answer).await;
         Ok(())
     }
 
-    /// Tells the registry that nothing more will come. It forgets uploads by itself, so a failure means nothing.
-    async fn cancel_upload(&self, place: &Place, answer: Answer, scopes: &BTreeSet<Scope>) {
-        let Some(url) = answer.header(LOCATION.as_str()).and_then(|to| answer.response.url().join(to).ok())
-        else {
-            return;
-        };
+    /// Tells the registry that nothing more will come for the upload that `answer` begins.
+    async fn cancel_upload(&self, place: &Place, answer: Answer) {
+        let url = answer.header(LOCATION.as_str()).and_then(|to| answer.response.url().join(to).ok());
         // Its slot is given back first: those who wait for a second one while they hold one would wait for ever.
-        let at = answer.at.clone();
         drop(answer);
-        let _ = self.transport().send(place, Ask::new(Method::DELETE, To::Url(url), scopes, &at)).await;
+        if let Some(url) = url {
+            self.cancel_at(place, url).await;
+        }
+    }
+
+    /// Tells the registry that nothing more will come for the upload at `url`. It forgets uploads by itself, so a failure means
+    /// nothing.
+    async fn cancel_at(&self, place: &Place, url: Url) {
+        let at = place.attempt("cancel an upload to", format!("{}/{}", place.host, place.path));
+        let scopes = scope(&place.path, RegistryOperation::Push);
+        let _ = self.transport().send(place, Ask::new(Method::DELETE, To::Url(url), &scopes, &at)).await;
     }
 }
 

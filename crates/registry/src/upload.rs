@@ -92,6 +92,16 @@ impl<'a> Upload<'a> {
         }
     }
 
+    /// Begins before it is known whether the upload is wanted. What fails is left to [`Upload::run`], which begins again.
+    pub(crate) async fn begin_early(&mut self) {
+        self.session = self.begin().await.ok();
+    }
+
+    /// Where an upload was begun that nobody goes on with.
+    pub(crate) fn abandon(self) -> Option<Url> {
+        self.session.map(|session| session.url)
+    }
+
     pub(crate) async fn run(mut self) -> Result<(), RegistryError> {
         let mut tries = self.registry.tries(self.registry.transport().options.retries.push);
         let mut mark = 0;

@@ -175,9 +175,16 @@ impl LayerSource {
         Ok(Box::new(self.transfer().map_err(io::Error::other)?.open()?.buffered()))
     }
 
-    /// As [`LayerSource::stream`], but what comes from a registry is not kept on this machine: for who wants the bytes once.
-    /// Whoever asks again has them downloaded.
-    pub fn pass(&self) -> io::Result<Box<dyn BufRead + Send>> {
+    /// As [`LayerSource::stream`], but what comes from a registry is not kept on this machine, unless `is_wanted` says that
+    /// somebody else has a use for it. Whoever asks again has it downloaded.
+    ///
+    /// `is_wanted` may ask a registry, which takes its time. Where `hardly`, it is taken to say no, and the first bytes come
+    /// meanwhile: for nothing if it says yes.
+    pub fn pass(
+        &self,
+        hardly: bool,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> io::Result<Box<dyn BufRead + Send>> {
         let (inner, images) = (&self.inner, &self.inner.images);
         let (Some(registry), Some(repository)) = (images.registry(), &inner.repository) else {
             return self.stream();
@@ -186,18 +193,25 @@ impl LayerSource {
         if elsewhere || self.is_here() || self.is_begun() || inner.passed.swap(true, Ordering::Relaxed) {
             return self.stream();
         }
-        let (told, Descriptor { digest, size: bytes, .. }) = (images.clone(), self.descriptor().clone());
-        let fetch = Fetch {
-            // Lower layers are wanted before higher ones, and would wait for their turn until those are read.
-            registry: registry.unqueued(),
-            repository: repository.clone(),
-            descriptor: self.descriptor().clone(),
-            runtime: images.runtime().clone(),
-            on: Box::new(self.teller()),
-            done: Box::new(move || told.tell(ImageEvent::Downloaded { digest, bytes })),
+        let begin = || {
+            let (told, Descriptor { digest, size: bytes, .. }) = (images.clone(), self.descriptor().clone());
+            let fetch = Fetch {
+                // Lower layers are wanted before higher ones, and would wait for their turn until those are read.
+                registry: registry.unqueued(),
+                repository: repository.clone(),
+                descriptor: self.descriptor().clone(),
+                runtime: images.runtime().clone(),
+                on: Box::new(self.teller()),
+                done: Box::new(move || told.tell(ImageEvent::Downloaded { digest, bytes })),
+            };
+            let this = self.clone();
+            Passing::begin(fetch, move || this.transfer().map_err(io::Error::other)?.open())
         };
-        let this = self.clone();
-        Ok(Box::new(Passing::begin(fetch, move || this.transfer().map_err(io::Error::other)?.open())))
+        let begun = hardly.then(begin);
+        if is_wanted() {
+            return self.stream();
+        }
+        Ok(Box::new(begun.unwrap_or_else(begin)))
     }
 
     /// Makes events of how many bytes are here.

@@ -192,9 +192,19 @@ impl Images {
             self.tell(ImageEvent::Resolved { reference: reference.clone(), digest: digest.clone() });
             return Ok(digest);
         };
-        match registry.head(reference).await {
-            Ok(resolved) => {
-                let digest = resolved.descriptor.digest;
+        let found = match self.volume() {
+            Some(_) => registry.head(reference).await.map(|resolved| resolved.descriptor.digest),
+            // Nobody here can have the manifest, so it is asked for at once.
+            None => match registry.manifest(reference).await {
+                Ok(manifest) => {
+                    let kept = self.scratch().put_as(&manifest.digest, &manifest.raw);
+                    kept.map(|_| Ok(manifest.digest)).map_err(ImageError::store(name))?
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match found {
+            Ok(digest) => {
                 self.tell(ImageEvent::Resolved { reference: reference.clone(), digest: digest.clone() });
                 Ok(digest)
             }

@@ -9,6 +9,7 @@ use kiln_store::Store;
 
 use super::{Held, StepCache, StepPlace, tagged};
 use crate::build_record::{BuildRecord, Explanations};
+use crate::relay::lock;
 
 /// Longer explanations are not read.
 const LONGEST: u64 = 16 << 20;
@@ -47,6 +48,12 @@ impl StepCache {
     }
 
     async fn ask_for_manifest(&self, held: &Held, name: StepKey) -> Option<Document<Manifest>> {
+        let found = self.manifest_in(held, name).await?;
+        lock(&held.read).insert(name, found.digest().clone());
+        Some(found)
+    }
+
+    async fn manifest_in(&self, held: &Held, name: StepKey) -> Option<Document<Manifest>> {
         match &held.place {
             StepPlace::Volume(store) => stored(store, name),
             StepPlace::Layout(store) => stored(store, name),
@@ -94,12 +101,15 @@ impl StepCache {
         None
     }
 
-    /// Stores the record of a build, of steps that places have. It only spares requests, so a place that does not take it
-    /// is not complained of.
+    /// Stores the record of a build, of steps that places have, where another one was read. It only spares requests, so a
+    /// place that does not take it is not complained of.
     pub async fn put_build(&self, name: StepKey, record: &BuildRecord) {
         let Some((manifest, config)) = record.write() else { return };
         let media_type = manifest.value().media_type();
         for held in self.places.iter().filter(|held| !held.health.is_closed()) {
+            if lock(&held.read).get(&name) == Some(manifest.digest()) {
+                continue;
+            }
             match &held.place {
                 StepPlace::Volume(_) => {}
                 StepPlace::Layout(store) => {
@@ -117,7 +127,7 @@ impl StepCache {
                     let Some(reference) = tagged(repository, name) else { continue };
                     let raw = Bytes::copy_from_slice(config.raw());
                     let push = async {
-                        registry.push_blob(repository, &manifest.value().config, &raw).await?;
+                        registry.push_new_blob(repository, &manifest.value().config, &raw).await?;
                         registry.push_manifest(&reference, media_type, manifest.raw()).await
                     };
                     drop(push.await);

@@ -1,6 +1,7 @@
 //! Storing results: never in the volume, which is only read.
 
 use bytes::Bytes;
+use futures::future::{try_join, try_join_all};
 use kiln_oci::{Descriptor, Repository};
 use kiln_registry::{FileSource, Registry, RegistryError};
 use kiln_store::{Blob, ReadWrite, Store, StoreError};
@@ -17,7 +18,7 @@ pub struct StepResult {
     pub inputs: Inputs,
     /// The layer's bytes. Without them, the records are stored only where the layer lies already.
     pub layer: Option<Blob>,
-    /// A repository of the same registry that has the layer.
+    /// A repository of the same registry that has the layer, if its bytes are given.
     pub elsewhere: Option<Repository>,
 }
 
@@ -48,7 +49,7 @@ impl StepCache {
                     }
                 }
                 StepPlace::Remote { registry, repository } => {
-                    let stored = put_remote(registry, repository, result).await;
+                    let stored = Box::pin(put_remote(registry, repository, result)).await;
                     remote |= matches!(stored, Ok(true));
                     stored.map(|_| ()).map_err(NotStored::Registry)
                 }
@@ -111,25 +112,42 @@ async fn put_remote(
     result: &StepResult,
 ) -> Result<bool, RegistryError> {
     let Some(first) = result.records.first() else { return Ok(false) };
-    let layer = &first.layer;
-    let mounted = match &result.elsewhere {
-        Some(from) => registry.mount_blob(repository, &layer.digest, from).await?,
-        None => false,
-    };
-    match &result.layer {
-        _ if mounted => {}
-        Some(blob) => {
-            registry.push_blob(repository, layer, &FileSource(blob.path().to_owned())).await?;
-        }
-        None if registry.blob_exists(repository, &layer.digest).await? => {}
-        None => return Ok(false),
-    }
-    for record in &result.records {
-        let Some(reference) = tagged(repository, record.key) else { continue };
-        let (manifest, config) = record.write(&result.inputs);
+    let named = result.records.iter().filter_map(|record| Some((tagged(repository, record.key)?, record)));
+    let documents: Vec<_> =
+        named.map(|(reference, record)| (reference, record.write(&result.inputs))).collect();
+    let configs = documents.iter().map(async |(_, (manifest, config))| {
         let raw = Bytes::copy_from_slice(config.raw());
-        registry.push_blob(repository, &manifest.value().config, &raw).await?;
-        registry.push_manifest(&reference, manifest.value().media_type(), manifest.raw()).await?;
+        registry.push_new_blob(repository, &manifest.value().config, &raw).await
+    });
+    let layer = async {
+        match &result.layer {
+            Some(blob) if !is_mounted(registry, repository, result, &first.layer).await? => {
+                let file = FileSource(blob.path().to_owned());
+                registry.push_new_blob(repository, &first.layer, &file).await.map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    };
+    if result.layer.is_none() && !registry.blob_exists(repository, &first.layer.digest).await? {
+        return Ok(false);
     }
+    try_join(layer, try_join_all(configs)).await?;
+    try_join_all(documents.iter().map(|(reference, (manifest, _))| {
+        registry.push_manifest(reference, manifest.value().media_type(), manifest.raw())
+    }))
+    .await?;
     Ok(true)
+}
+
+/// Whether the layer could be had from another repository of the registry.
+async fn is_mounted(
+    registry: &Registry,
+    repository: &Repository,
+    result: &StepResult,
+    layer: &Descriptor,
+) -> Result<bool, RegistryError> {
+    match &result.elsewhere {
+        Some(from) => registry.mount_blob(repository, &layer.digest, from).await,
+        None => Ok(false),
+    }
 }

@@ -314,7 +314,7 @@ async fn pass(layer: &LayerSource) -> std::io::Result<Vec<u8>> {
     let layer = layer.clone();
     let read = move || {
         let mut bytes = Vec::new();
-        layer.pass().and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
+        layer.pass(false, || false).and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
     };
     tokio::task::spawn_blocking(read).await.unwrap()
 }
@@ -336,6 +336,36 @@ async fn a_layer_that_passes_by_is_not_kept_until_it_is_wanted_again() {
         assert!(layer.is_here());
     }
     assert_eq!(world.remote.downloads(&digest), 2 + 2, "once more, with an error, for all who want it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_hardly_is_wanted_comes_while_that_is_asked() {
+    for (hardly, wanted) in [(true, false), (true, true), (false, false), (false, true)] {
+        let world = Arc::new(World::new());
+        let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
+        world.remote.put("12", &base);
+        let found = find(&world.images(true), &world.remote.reference("debian:12"), &amd64()).await.unwrap();
+        let (layer, digest) = (found.layers[1].clone(), base.layer(1).digest);
+        let (here, asked) = (Arc::clone(&world), digest.clone());
+        let read = move || {
+            let is_wanted = || {
+                while hardly && here.remote.downloads(&asked) == 0 {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                assert_eq!(
+                    here.remote.downloads(&asked),
+                    usize::from(hardly),
+                    "it comes before it is known whither"
+                );
+                wanted
+            };
+            let mut bytes = Vec::new();
+            layer.pass(hardly, is_wanted).and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
+        };
+        assert!(tokio::task::spawn_blocking(read).await.unwrap().unwrap() == base.layers[1]);
+        assert_eq!(found.layers[1].is_here(), wanted, "it is kept where somebody wants it");
+        assert_eq!(world.remote.downloads(&digest), 1 + usize::from(hardly && wanted));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,7 +400,7 @@ async fn a_layer_whose_reader_leaves_is_not_fetched_to_its_end() {
     let layer = found.layers[1].clone();
     let begin = move || {
         let mut begin = vec![0; 1000];
-        layer.pass().and_then(|mut reader| reader.read_exact(&mut begin)).map(|()| begin)
+        layer.pass(false, || false).and_then(|mut reader| reader.read_exact(&mut begin)).map(|()| begin)
     };
     let begin = tokio::task::spawn_blocking(begin).await.unwrap().unwrap();
     assert!(begin == base.layers[1][..1000]);

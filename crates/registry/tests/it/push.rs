@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use kiln_oci::{Descriptor, Digest, media_type};
 use kiln_registry::{BlobSource, Event, FileSource, Pushed, RegistryError};
@@ -33,6 +35,51 @@ async fn a_blob_that_is_there_is_not_sent() {
     assert_eq!(pushed, Pushed::Present);
     assert_eq!(server.count(Route::UploadStart), 0);
     assert!(matches!(events.lock().unwrap()[0], Event::Present { .. }));
+}
+
+#[tokio::test]
+async fn the_upload_of_a_new_blob_begins_while_the_registry_is_asked_for_it() {
+    let server = TestRegistry::start().await;
+    server.on(Route::BlobHead, [Fault::AwaitOthers(Route::UploadStart, 1)]);
+    let (descriptor, source) = described(b"abc");
+    let to = repository(&server, "app");
+    let pushed = registry().push_new_blob(&to, &descriptor, &source).await.unwrap();
+    assert_eq!(pushed, Pushed::Sent);
+    assert_eq!(server.blob("app", &descriptor.digest).unwrap(), source);
+    assert_eq!((server.count(Route::UploadStart), server.open_uploads()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_new_blob_that_is_there_all_the_same_is_not_sent_and_leaves_no_upload() {
+    let server = TestRegistry::start().await;
+    let (descriptor, source) = described(b"abc");
+    server.put_blob("app", source.clone());
+    let to = repository(&server, "app");
+    let pushed = registry().push_new_blob(&to, &descriptor, &source).await.unwrap();
+    assert_eq!((pushed, server.count(Route::UploadPut)), (Pushed::Present, 0));
+    while server.open_uploads() > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(server.count(Route::UploadCancel), 1);
+}
+
+#[tokio::test]
+async fn a_new_blob_goes_up_whatever_becomes_of_the_first_request_for_it() {
+    for fault in [Fault::Status(503), Fault::Reset, Fault::LoseAnswer] {
+        let server = TestRegistry::start().await;
+        server.on(Route::UploadStart, [fault.clone()]);
+        let (descriptor, source) = described(b"abc");
+        let to = repository(&server, "app");
+        let pushed = registry().push_new_blob(&to, &descriptor, &source).await.unwrap();
+        assert_eq!(pushed, Pushed::Sent, "{fault:?}");
+        assert_eq!(server.blob("app", &descriptor.digest).unwrap(), source);
+    }
+    let server = TestRegistry::start().await;
+    server.always(Route::UploadStart, Fault::Status(403));
+    let (descriptor, source) = described(b"abc");
+    let error =
+        registry().push_new_blob(&repository(&server, "app"), &descriptor, &source).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Denied { .. }), "{error}");
 }
 
 #[tokio::test]

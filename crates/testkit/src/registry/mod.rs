@@ -90,6 +90,8 @@ pub enum Fault {
     RedirectTo(String),
     /// The answer, but ranges are not understood.
     IgnoreRange,
+    /// The answer, once so many requests of this kind were seen: who asks for one thing after the other waits for ever.
+    AwaitOthers(Route, usize),
 }
 
 /// A request that the registry saw.

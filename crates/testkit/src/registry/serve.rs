@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -82,6 +83,7 @@ pub(super) async fn serve(
     };
     let fault = fault.unwrap_or(Fault::Serve);
     match &fault {
+        Fault::AwaitOthers(route, count) => await_others(&state, *route, *count).await,
         Fault::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
         Fault::Status(status) => return Ok(respond(&parts.method, Plain::new(*status), &Fault::Serve)),
         Fault::Answer(status, text) => {
@@ -127,6 +129,13 @@ pub(super) async fn serve(
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     Ok(respond(&parts.method, answer, &fault))
+}
+
+/// Waits until so many requests of this kind were seen.
+async fn await_others(state: &State, route: Route, count: usize) {
+    while state.lock().seen.iter().filter(|seen| seen.route == route).count() < count {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// Reads a request's body, or its first `most` bytes; also gives whether it was cut there.
