@@ -59,9 +59,6 @@ pub async fn build(
             crate::mount_cache::keep(&session).await;
         }
         crate::results::settle(&session, began.elapsed(), result.is_err()).await;
-        if result.is_ok() {
-            crate::results::put_records(&session).await;
-        }
     }
     session.uploads.stop();
     session.cache_uploads.stop();

@@ -41,15 +41,16 @@ pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<()
     let listed = repositories.iter().map(|repository| push_listed(session, repository, product));
     try_join_all(listed).await?;
     session.check_cancelled()?;
-    let named = destinations.iter().zip(&there).map(async |(name, there)| match there {
-        true => Ok(true),
-        false => push_name(session, name, product).await,
-    });
+    let named = destinations
+        .iter()
+        .zip(&there)
+        .map(async |(name, there)| if *there { Ok(true) } else { push_name(session, name, product).await });
     for (reference, pushed) in destinations.iter().zip(join_all(named).await) {
         let (reference, digest) = (reference.clone(), digest.clone());
-        session.tell(match pushed? {
-            true => Event::Pushed { reference, digest },
-            false => Event::Warning(format!("{reference} is there already and may not change")),
+        session.tell(if pushed? {
+            Event::Pushed { reference, digest }
+        } else {
+            Event::Warning(format!("{reference} is there already and may not change"))
         });
     }
     Ok(())
@@ -128,9 +129,12 @@ async fn push_blobs(
         for layer in product.images().iter().flat_map(|image| &image.layers) {
             send_layer(session, to, &layer.descriptor, Transit::Through);
         }
-        sent.extend(documents.iter().map(async |(descriptor, bytes)| match is_new {
-            true => registry.push_new_blob(to, descriptor, bytes).await,
-            false => registry.push_blob(to, descriptor, bytes).await,
+        sent.extend(documents.iter().map(async |(descriptor, bytes)| {
+            if is_new {
+                registry.push_new_blob(to, descriptor, bytes).await
+            } else {
+                registry.push_blob(to, descriptor, bytes).await
+            }
         }));
     }
     let documents = try_join_all(sent).map_err(BuildError::other);

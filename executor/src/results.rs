@@ -7,6 +7,7 @@ use kiln_cache::{BuildRecord, Inputs, RecordedStep, StepRecord, StepResult};
 use kiln_dockerfile::Dockerfile;
 use kiln_oci::{Descriptor, Platform};
 use kiln_plan::{Base, BuildPlan, Hit, Op, Stage, Step, StepKey, Verdict};
+use tokio::sync::watch;
 
 use crate::event::Event;
 use crate::image::Layer;
@@ -152,8 +153,35 @@ pub(crate) fn alias(session: &Arc<Session>, step: &Step, hit: &Hit) {
     });
 }
 
-/// Waits until the results are in the cache; not for ever, because a cache is only there to save time.
+/// Waits until the results are in the cache, and the records of the build after them; not for ever, because a cache is only
+/// there to save time.
 pub(crate) async fn settle(session: &Session, took: Duration, failed: bool) {
+    let mut records = std::mem::take(&mut *session.records.lock().unwrap_or_else(PoisonError::into_inner));
+    if failed {
+        records.clear();
+    }
+    let (told, settled) = watch::channel(false);
+    let wait = || {
+        let mut settled = settled.clone();
+        async move { drop(settled.wait_for(|is_settled| *is_settled).await) }
+    };
+    let puts = records.iter().map(|(name, record)| session.cache.put_build(*name, record, wait()));
+    let puts = async {
+        futures::future::join_all(puts).await;
+        wait().await;
+    };
+    let limit = async {
+        settle_results(session, took, failed).await;
+        told.send_replace(true);
+        tokio::time::sleep(PATIENCE_AFTER_FAILURE).await;
+    };
+    tokio::select! {
+        () = puts => {}
+        () = limit => {}
+    }
+}
+
+async fn settle_results(session: &Session, took: Duration, failed: bool) {
     let limit = if failed { PATIENCE_AFTER_FAILURE } else { took.max(PATIENCE) };
     let stopped = async {
         // A failed build is cancelled already.
@@ -173,12 +201,4 @@ pub(crate) async fn settle(session: &Session, took: Duration, failed: bool) {
         () = stopped => {}
     }
     session.cache_uploads.stop();
-}
-
-/// The record of a build waits until the results that it lists are in the cache.
-pub(crate) async fn put_records(session: &Session) {
-    let records = std::mem::take(&mut *session.records.lock().unwrap_or_else(PoisonError::into_inner));
-    let puts = records.iter().map(|(name, record)| session.cache.put_build(*name, record));
-    // It only spares requests.
-    drop(tokio::time::timeout(PATIENCE_AFTER_FAILURE, futures::future::join_all(puts)).await);
 }

@@ -116,8 +116,8 @@ impl Inflater {
             }
             let goes_on = input.len() >= INPUT;
             if goes_on {
-                refill(&mut bits, &mut count, &mut input);
                 entry = literal(bits);
+                refill(&mut bits, &mut count, &mut input);
             }
             copy(out, at, length, distance);
             at += length;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::{join, join_all};
 use kiln_oci::{Descriptor, Document, Manifest};
 use kiln_plan::StepKey;
 use kiln_store::Store;
@@ -101,40 +102,51 @@ impl StepCache {
         None
     }
 
-    /// Stores the record of a build, of steps that places have, where another one was read. It only spares requests, so a
-    /// place that does not take it is not complained of.
-    pub async fn put_build(&self, name: StepKey, record: &BuildRecord) {
-        let Some((manifest, config)) = record.write() else { return };
-        let media_type = manifest.value().media_type();
-        for held in self.places.iter().filter(|held| !held.health.is_closed()) {
-            if lock(&held.read).get(&name) == Some(manifest.digest()) {
-                continue;
+    /// Stores the record of a build, of steps that places have once `settled` is over, where another one was read. It only
+    /// spares requests, so a place that does not take it is not complained of.
+    pub async fn put_build(&self, name: StepKey, record: &BuildRecord, settled: impl Future<Output = ()>) {
+        let Some((manifest, config)) = record.write() else { return settled.await };
+        let is_read = |held: &&Held| lock(&held.read).get(&name) == Some(manifest.digest());
+        let places: Vec<&Held> =
+            self.places.iter().filter(|held| !held.health.is_closed() && !is_read(held)).collect();
+        // Nobody finds it without the manifest.
+        let configs = places.iter().map(async |held| match &held.place {
+            StepPlace::Remote { registry, repository } => {
+                let raw = Bytes::copy_from_slice(config.raw());
+                registry.push_new_blob(repository, &manifest.value().config, &raw).await.is_ok()
             }
-            match &held.place {
-                StepPlace::Volume(_) => {}
-                StepPlace::Layout(store) => {
-                    let put = || -> Result<(), kiln_store::StoreError> {
-                        let _writing = store.writing()?;
-                        store.put_as(config.digest(), config.raw())?;
-                        store.put_as(manifest.digest(), manifest.raw())?;
-                        let descriptor =
-                            Descriptor::new(media_type, manifest.digest().clone(), manifest.size());
-                        store.put_step_record(&name.hex(), &descriptor)
-                    };
-                    drop(put());
-                }
-                StepPlace::Remote { registry, repository } => {
-                    let Some(reference) = tagged(repository, name) else { continue };
-                    let raw = Bytes::copy_from_slice(config.raw());
-                    let push = async {
-                        registry.push_new_blob(repository, &manifest.value().config, &raw).await?;
-                        registry.push_manifest(&reference, media_type, manifest.raw()).await
-                    };
-                    drop(push.await);
-                }
-            }
+            StepPlace::Volume(_) | StepPlace::Layout(_) => true,
+        });
+        let (taken, ()) = join(join_all(configs), settled).await;
+        for (held, _) in places.into_iter().zip(taken).filter(|(_, taken)| *taken) {
+            let _: Option<()> = put_record(held, name, &manifest, &config).await;
         }
     }
+}
+
+/// Puts a record into a place; into a repository, which has its config, the manifest only. The failure is for nobody.
+async fn put_record(
+    held: &Held,
+    name: StepKey,
+    manifest: &Document<Manifest>,
+    config: &Document<Explanations>,
+) -> Option<()> {
+    let media_type = manifest.value().media_type();
+    match &held.place {
+        StepPlace::Volume(_) => {}
+        StepPlace::Layout(store) => {
+            let _writing = store.writing().ok()?;
+            store.put_as(config.digest(), config.raw()).ok()?;
+            store.put_as(manifest.digest(), manifest.raw()).ok()?;
+            let descriptor = Descriptor::new(media_type, manifest.digest().clone(), manifest.size());
+            store.put_step_record(&name.hex(), &descriptor).ok()?;
+        }
+        StepPlace::Remote { registry, repository } => {
+            let reference = tagged(repository, name)?;
+            registry.push_manifest(&reference, media_type, manifest.raw()).await.ok()?;
+        }
+    }
+    Some(())
 }
 
 fn stored<A>(store: &Store<A>, name: StepKey) -> Option<Document<Manifest>> {
