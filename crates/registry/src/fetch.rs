@@ -75,7 +75,7 @@ impl Registry {
         let mut url: Url = url.parse().map_err(|error| Failed::never(format!("it is no URL: {error}")))?;
         for _ in 0..=MOST_REDIRECTS {
             let host = crate::bearer::authority(&url);
-            let client = self.transport().client(&host, Direction::Pull);
+            let client = self.transport().client_of(&host, Direction::Pull, false);
             let client = client.map_err(|failure| Failed::never(failure.error.to_string()))?;
             let answer = tokio::time::timeout(stall, client.get(url.clone()).send());
             let answer = answer.await.map_err(stalled)?.map_err(broken)?;

@@ -70,6 +70,7 @@ impl Registry {
         };
         let ask = Ask::new(Method::PATCH, To::Url(begun.clone()), &scopes, &at)
             .header(CONTENT_TYPE, OCTETS)
+            .apart()
             .payload(payload);
         let became = async {
             let became = blob.becomes.await.ok();

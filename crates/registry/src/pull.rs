@@ -145,7 +145,9 @@ impl Registry {
         }
         let scopes = scope(&place.path, RegistryOperation::Pull);
         let path = format!("/v2/{}/blobs/{digest}", place.path);
-        let mut ask = Ask::new(Method::GET, To::Path(path), &scopes, &at).queued(self.is_queued());
+        let mut ask = Ask::new(Method::GET, To::Path(path), &scopes, &at)
+            .queued(self.is_queued())
+            .brings(if known { size.saturating_sub(download.position) } else { u64::MAX });
         if !self.is_queued() {
             ask = ask.apart();
         }

@@ -33,6 +33,8 @@ const MOST_REDIRECTS: usize = 10;
 /// some copy it within their storage before they answer.
 const COMMIT_PATIENCE: u32 = 5;
 const HEAVY: u64 = 64 << 20;
+/// What brings no more than so many bytes takes less time over a connection that is there than to make another.
+const LIGHT: u64 = 256 << 10;
 
 /// The host, if it has certificates of its own, whether its certificate is checked, and whether HTTP/2 is spoken.
 type ClientKey = (Option<String>, bool, bool);
@@ -60,7 +62,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) payload: Payload,
     pub(crate) scopes: &'a BTreeSet<Scope>,
     pub(crate) at: &'a Attempt,
-    /// Over a connection that no other request uses meanwhile: HTTP/2 would share one.
+    /// Over a connection that no other request uses meanwhile, not one that HTTP/2 shares between them.
     pub(crate) apart: bool,
     /// Whether it waits for one of the registry's slots.
     pub(crate) queued: bool,
@@ -146,6 +148,15 @@ impl<'a> Ask<'a> {
         self
     }
 
+    /// Says that the request or its answer brings so many bytes.
+    ///
+    /// Of HTTP/2, a server takes so much at a time and then waits to be told that it may have more (64 KiB at nginx, 1 MiB at
+    /// Go's): far away, a connection of its own is many times as fast.
+    pub(crate) fn brings(mut self, bytes: u64) -> Self {
+        self.apart |= bytes > LIGHT;
+        self
+    }
+
     pub(crate) fn payload(mut self, payload: Payload) -> Self {
         self.payload = payload;
         self
@@ -195,8 +206,8 @@ impl Transport {
         verify: bool,
         change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
     ) -> Result<Client, RegistryError> {
-        let http2 = self.options.http2;
-        finish(change(client_builder(&self.options, &self.trust, host, verify, http2)?))
+        // It asks for little else than long files.
+        finish(change(client_builder(&self.options, &self.trust, host, verify, false)?))
     }
 
     /// The HTTP client for `host`.
@@ -204,7 +215,8 @@ impl Transport {
         self.client_of(host, direction, self.options.http2)
     }
 
-    fn client_of(&self, host: &str, direction: Direction, http2: bool) -> Result<Client, Failure> {
+    /// The same, which speaks HTTP/2 or doesn't.
+    pub(crate) fn client_of(&self, host: &str, direction: Direction, http2: bool) -> Result<Client, Failure> {
         let special = self.trust.is_special(host).then(|| host.to_owned());
         let verify = verifies(&self.options, host, direction);
         let key = (special, verify, http2);
@@ -361,7 +373,8 @@ impl Transport {
         let mut payload = Some(payload);
         let asks = matches!(ask.method, Method::GET | Method::HEAD);
         for _ in 0..=MOST_REDIRECTS {
-            let http2 = self.options.http2 && !ask.apart;
+            // Without TLS, HTTP/2 is not spoken, and all connections are alike.
+            let http2 = self.options.http2 && !(ask.apart && url.scheme() == "https");
             let client = self.client_of(&authority(&url), place.direction, http2)?;
             let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
             if let Some(header) = &authorization {

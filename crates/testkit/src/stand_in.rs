@@ -69,7 +69,7 @@ impl StandIn {
 
     /// Starts one with a certificate of `authority`.
     pub async fn start_tls(authority: &TestAuthority) -> Self {
-        Self::run(Some(TlsAcceptor::from(authority.server_config(false)))).await
+        Self::run(Some(TlsAcceptor::from(authority.server_config(false, false)))).await
     }
 
     async fn run(acceptor: Option<TlsAcceptor>) -> Self {

@@ -52,8 +52,8 @@ impl TestAuthority {
         (&self.server, &self.server_key)
     }
 
-    /// The server's side of TLS; with `ask_client`, only clients of this authority get in.
-    pub(crate) fn server_config(&self, ask_client: bool) -> Arc<rustls::ServerConfig> {
+    /// The server's side of TLS; with `ask_client`, only clients of this authority get in. It offers HTTP/2 if `http2`.
+    pub(crate) fn server_config(&self, ask_client: bool, http2: bool) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let certificate =
             |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("it was made here");
@@ -71,7 +71,10 @@ impl TestAuthority {
             builder.with_no_client_auth()
         };
         let key = PrivateKeyDer::from_pem_slice(self.server_key.as_bytes()).expect("it was made here");
-        let config = builder.with_single_cert(vec![certificate(&self.server)], key).expect("they fit");
+        let mut config = builder.with_single_cert(vec![certificate(&self.server)], key).expect("they fit");
+        if http2 {
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
         Arc::new(config)
     }
 }

@@ -1,10 +1,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use kiln_oci::{Descriptor, Digest, media_type};
 use kiln_registry::{Credentials, Registry, RegistryError, RegistryOptions, TlsOptions};
-use kiln_testkit::{Auth, TestAuthority, TestRegistry};
+use kiln_testkit::{Auth, Route, TestAuthority, TestRegistry};
 
-use super::{options, reference, repository, small_image};
+use super::{bytes, options, reference, repository, small_image};
 
 /// An authority with its certificates in files.
 struct Files {
@@ -104,4 +106,48 @@ fn a_registry_can_be_made_without_any_file_and_outside_a_runtime() {
         ..TlsOptions::default()
     };
     Registry::new(RegistryOptions { tls, ..RegistryOptions::default() }).unwrap();
+}
+
+/// Pushes and pulls a blob of so many bytes, and gives the methods of the requests that came by HTTP/2 and of the others.
+async fn versions(
+    length: usize,
+    authority: &Arc<TestAuthority>,
+    options: RegistryOptions,
+) -> [Vec<String>; 2] {
+    let server = TestRegistry::builder().tls(authority).http2().start().await;
+    let registry = Registry::new(options).unwrap();
+    let (repository, blob) = (repository(&server, "app"), Bytes::from(bytes(length)));
+    let descriptor = Descriptor::new(media_type::OCI_LAYER_GZIP, Digest::of(&blob), length as u64);
+    registry.push_new_blob(&repository, &descriptor, &blob).await.unwrap();
+    let mut pulled = Vec::new();
+    registry.pull_blob(&repository, &descriptor, 0, &mut pulled).await.unwrap();
+    assert!(pulled == blob);
+    let seen = server.seen().into_iter().filter(|seen| seen.route != Route::Ping);
+    let (two, one): (Vec<_>, Vec<_>) = seen.partition(|seen| seen.http2);
+    [two, one].map(|seen| {
+        let mut methods: Vec<String> = seen.into_iter().map(|seen| seen.method).collect();
+        methods.sort();
+        methods
+    })
+}
+
+#[tokio::test]
+async fn what_brings_much_has_a_connection_of_its_own() {
+    let files = Files::new();
+    let trusting = || RegistryOptions {
+        tls: TlsOptions { ca_files: vec![files.path("ca.pem")], ..TlsOptions::default() },
+        ..options()
+    };
+    let [two, one] = versions(200_000, &files.authority, trusting()).await;
+    assert_eq!((two.join(" "), one.join(" ")), ("GET HEAD POST PUT".into(), String::new()));
+    let [two, one] = versions(300_000, &files.authority, trusting()).await;
+    assert_eq!((two.join(" "), one.join(" ")), ("HEAD POST".into(), "GET PUT".into()));
+    // In pieces, all of them.
+    let pieces = RegistryOptions { chunk_size: Some(280_000), ..trusting() };
+    let [two, one] = versions(800_000, &files.authority, pieces).await;
+    // The last piece is small.
+    assert_eq!((two.join(" "), one.join(" ")), ("HEAD PATCH POST PUT".into(), "GET PATCH PATCH".into()));
+    let one_only = RegistryOptions { http2: false, ..trusting() };
+    let [two, one] = versions(10, &files.authority, one_only).await;
+    assert_eq!((two.join(" "), one.join(" ")), (String::new(), "GET HEAD POST PUT".into()));
 }

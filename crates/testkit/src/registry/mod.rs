@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kiln_oci::{Descriptor, Digest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -101,6 +101,8 @@ pub struct Seen {
     pub route: Route,
     /// Its method.
     pub method: String,
+    /// Whether it came by HTTP/2.
+    pub http2: bool,
     /// Its path.
     pub path: String,
     /// Its query.
@@ -152,6 +154,7 @@ pub struct RegistryBuilder {
     auth: Auth,
     tls: Option<Arc<TestAuthority>>,
     ask_client: bool,
+    http2: bool,
     largest_request: Option<usize>,
     immutable_tags: bool,
     no_mounts: bool,
@@ -179,6 +182,13 @@ impl RegistryBuilder {
     pub fn mutual_tls(mut self, authority: &Arc<TestAuthority>) -> Self {
         self.ask_client = true;
         self.tls(authority)
+    }
+
+    /// With TLS, HTTP/2 is offered.
+    #[must_use]
+    pub fn http2(mut self) -> Self {
+        self.http2 = true;
+        self
     }
 
     /// Requests with more bytes than this get 413.
@@ -224,7 +234,8 @@ impl RegistryBuilder {
         let listener =
             TcpListener::bind((if self.ipv6 { "::1" } else { "127.0.0.1" }, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let acceptor = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.server_config(self.ask_client)));
+        let config = self.tls.as_ref().map(|tls| tls.server_config(self.ask_client, self.http2));
+        let acceptor = config.map(TlsAcceptor::from);
         let state = Arc::new(State { contents: Mutex::default(), address, settings: self });
         let task = tokio::spawn(accept(listener, acceptor, Arc::clone(&state)));
         TestRegistry { state, task }
@@ -247,7 +258,11 @@ async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, state: Arc
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         }
         Some(acceptor) => {
-            if let Ok(stream) = acceptor.accept(stream).await {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let server = http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            } else {
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             }
         }

@@ -68,6 +68,7 @@ pub(super) async fn serve(
         contents.seen.push(Seen {
             route: target.route,
             method: parts.method.to_string(),
+            http2: parts.version == http::Version::HTTP_2,
             path: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             headers: parts
