@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a program that measures reads its own arguments")]
 
+mod far;
 mod machine;
 mod measure;
 mod promises;

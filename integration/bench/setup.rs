@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::far::Far;
 use crate::measure::shell;
 
 /// A directory with everything, and a registry that runs.
@@ -14,6 +15,8 @@ pub(crate) struct Setup {
     pub(crate) kiln: PathBuf,
     pub(crate) work: PathBuf,
     pub(crate) host: String,
+    /// The same registry from far away.
+    far: Far,
     /// The root of this repository.
     pub(crate) repository: PathBuf,
     registry: Child,
@@ -49,12 +52,18 @@ impl Setup {
         fs::create_dir_all(work).map_err(fail)?;
         let (kiln, work) = (kiln.canonicalize().map_err(fail)?, work.canonicalize().map_err(fail)?);
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned();
-        let (registry, host) = registry(&work)?;
-        let setup = Self { kiln, work, host, repository, registry };
+        let (registry, host) = registry(&work, "registry.yml", "")?;
+        let far = Far::start(&work)?;
+        let setup = Self { kiln, work, host, far, repository, registry };
         setup.base()?;
         setup.contexts().map_err(fail)?;
         setup.container()?;
         Ok(setup)
+    }
+
+    /// The host of the registry from far away.
+    pub(crate) fn far(&self) -> &str {
+        &self.far.host
     }
 
     /// What shell lines can use.
@@ -65,6 +74,7 @@ impl Setup {
             ("KILN", text(&self.kiln)),
             ("WORK", text(&self.work)),
             ("HOST", self.host.clone()),
+            ("FAR", self.far().to_owned()),
             ("REPOSITORY", text(&self.repository)),
             ("CONTAINERS_CONF", text(&self.repository.join("integration/pod/containers.conf"))),
             (
@@ -128,6 +138,13 @@ impl Setup {
         let small = self.work.join("small");
         fs::create_dir_all(&small)?;
         fs::write(small.join("hello"), "hello\n")?;
+        let noise = self.work.join("noise");
+        if !noise.exists() {
+            fs::create_dir_all(&noise)?;
+            let mut bytes = vec![0; 60_000_000];
+            Noise(3).fill(&mut bytes);
+            fs::write(noise.join("noise"), bytes)?;
+        }
         let many = self.work.join("many");
         if many.exists() {
             return Ok(());
@@ -162,13 +179,14 @@ impl Setup {
     }
 }
 
-fn registry(work: &Path) -> Result<(Child, String), String> {
+/// Starts a registry with its configuration in the file `config`, to which `http` is added, and gives its host.
+pub(crate) fn registry(work: &Path, config: &str, http: &str) -> Result<(Child, String), String> {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let port = port.map_err(|error| format!("no free port: {error}"))?.port();
-    let (config, storage) = (work.join("registry.yml"), work.join("registry"));
+    let (config, storage) = (work.join(config), work.join("registry"));
     let text = format!(
         "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: \
-         {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}}}\n",
+         {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:{port}{http}}}\n",
         storage.display()
     );
     fs::write(&config, text).map_err(|error| error.to_string())?;

@@ -114,7 +114,42 @@ pub(crate) fn workloads(setup: &Setup) -> Vec<Workload> {
     all.push(on_root(setup));
     all.extend(cached(setup));
     all.extend(warmer());
+    all.extend(far(setup));
     all
+}
+
+/// What goes from and to a registry that is far away.
+fn far(setup: &Setup) -> Vec<Workload> {
+    let rows = [
+        (
+            "far",
+            "COPY and RUN on busybox, from and to a registry 40 ms away",
+            "FROM $HOST/small:1\nCOPY hello /\nRUN cat /hello > /out",
+            "small",
+        ),
+        (
+            "far-layer",
+            "the same with 60 MB that don't compress",
+            "FROM $HOST/small:1\nCOPY noise /\nRUN cat /noise > /out",
+            "noise",
+        ),
+    ];
+    let away =
+        |line: String| line.replace("$HOST", "$FAR").replace("--insecure-registry $FAR", "--skip-tls-verify");
+    let row = |(name, what, text, context): (&'static str, _, &str, &str)| {
+        let file = dockerfile(setup, name, &text.replace("$HOST", setup.far()));
+        let before = format!("{file}{CLEAN}");
+        Workload {
+            name,
+            what,
+            kiln: Job { before: before.clone(), line: away(kiln(name, context, "")) },
+            other: Some(Job { before, line: away(buildah(name, context, "")) }),
+            other_name: "buildah",
+            most: None,
+            memory: 100.0,
+        }
+    };
+    rows.into_iter().map(row).collect()
 }
 
 /// Kiln with a warmed volume beside buildah, which has none.

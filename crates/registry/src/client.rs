@@ -10,9 +10,9 @@ use crate::tls::Trust;
 
 /// How long a connection may take to come up.
 const CONNECT: Duration = Duration::from_secs(30);
-/// How much of one answer may be on its way over HTTP/2, and of all answers that share a connection, in bytes: what takes
-/// more comes over a connection of its own.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// How much of one answer may be on its way over HTTP/2, and of all answers that share a connection, in bytes: what is longer
+/// comes over a connection of its own.
+pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// What is spoken to directly: this machine, and clouds' metadata servers.
 const DIRECT: &str = "localhost,127.0.0.0/8,::1,169.254.0.0/16,metadata.google.internal";

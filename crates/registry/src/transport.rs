@@ -16,7 +16,7 @@ use url::Url;
 use crate::answer::{Answer, network, stalled};
 use crate::bearer::{Bearer, Scope, authority};
 use crate::challenge::Challenge;
-use crate::client::{build_client, client_builder, finish};
+use crate::client::{STREAM_WINDOW, build_client, client_builder, finish};
 use crate::credentials::{Exchange, Found};
 use crate::options::RegistryOptions;
 use crate::retry::{Again, Failure};
@@ -33,7 +33,7 @@ const MOST_REDIRECTS: usize = 10;
 /// some copy it within their storage before they answer.
 const COMMIT_PATIENCE: u32 = 5;
 const HEAVY: u64 = 64 << 20;
-/// What brings no more than so many bytes takes less time over a connection that is there than to make another.
+/// To send no more than so many bytes takes less time over a connection that is there than to make another.
 const LIGHT: u64 = 256 << 10;
 
 /// The host, if it has certificates of its own, whether its certificate is checked, and whether HTTP/2 is spoken.
@@ -148,12 +148,18 @@ impl<'a> Ask<'a> {
         self
     }
 
-    /// Says that the request or its answer brings so many bytes.
+    /// Says how many bytes the request carries.
     ///
-    /// Of HTTP/2, a server takes so much at a time and then waits to be told that it may have more (64 KiB at nginx, 1 MiB at
-    /// Go's): far away, a connection of its own is many times as fast.
-    pub(crate) fn brings(mut self, bytes: u64) -> Self {
+    /// By HTTP/2, a server takes so much at a time, and then waits to be asked for room (64 KiB at nginx, 1 MiB at Go's): far
+    /// away, a connection of its own is many times as fast.
+    pub(crate) fn carries(mut self, bytes: u64) -> Self {
         self.apart |= bytes > LIGHT;
+        self
+    }
+
+    /// Says how many bytes the answer brings.
+    pub(crate) fn brings(mut self, bytes: u64) -> Self {
+        self.apart |= bytes > u64::from(STREAM_WINDOW);
         self
     }
 

@@ -193,7 +193,7 @@ impl<'a> Upload<'a> {
         let url = session.detour.take().unwrap_or_else(|| session.url.clone());
         let mut ask = Ask::new(Method::PATCH, To::Url(url), &self.scopes, &self.at)
             .header(CONTENT_TYPE, OCTETS)
-            .brings(length)
+            .carries(length)
             .commits(length);
         if session.offset > 0 || length < self.descriptor.size {
             ask = ask.header(CONTENT_RANGE, &format!("{}-{}", session.offset, end - 1));
@@ -248,7 +248,7 @@ impl<'a> Upload<'a> {
         let whole = !session.patching && self.descriptor.size > 0;
         let stream = if whole { Some(Stream::open(self, 0, self.descriptor.size)?) } else { None };
         if let Some(stream) = &stream {
-            ask = ask.brings(self.descriptor.size).payload(stream.payload());
+            ask = ask.carries(self.descriptor.size).payload(stream.payload());
         }
         let answer = match self.registry.transport().send(self.place, ask).await {
             Ok(answer) => answer,

@@ -141,12 +141,14 @@ async fn what_brings_much_has_a_connection_of_its_own() {
     let [two, one] = versions(200_000, &files.authority, trusting()).await;
     assert_eq!((two.join(" "), one.join(" ")), ("GET HEAD POST PUT".into(), String::new()));
     let [two, one] = versions(300_000, &files.authority, trusting()).await;
+    assert_eq!((two.join(" "), one.join(" ")), ("GET HEAD POST".into(), "PUT".into()));
+    let [two, one] = versions(3_000_000, &files.authority, trusting()).await;
     assert_eq!((two.join(" "), one.join(" ")), ("HEAD POST".into(), "GET PUT".into()));
     // In pieces, all of them.
     let pieces = RegistryOptions { chunk_size: Some(280_000), ..trusting() };
     let [two, one] = versions(800_000, &files.authority, pieces).await;
     // The last piece is small.
-    assert_eq!((two.join(" "), one.join(" ")), ("HEAD PATCH POST PUT".into(), "GET PATCH PATCH".into()));
+    assert_eq!((two.join(" "), one.join(" ")), ("GET HEAD PATCH POST PUT".into(), "PATCH PATCH".into()));
     let one_only = RegistryOptions { http2: false, ..trusting() };
     let [two, one] = versions(10, &files.authority, one_only).await;
     assert_eq!((two.join(" "), one.join(" ")), (String::new(), "GET HEAD POST PUT".into()));
