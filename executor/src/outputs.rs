@@ -12,7 +12,7 @@ use futures::future::{join_all, try_join, try_join_all};
 use futures::stream::poll_fn;
 use kiln_cache::{HitBytes, LayerSource};
 use kiln_oci::media_type;
-use kiln_oci::{Descriptor, Digest, Reference, Repository};
+use kiln_oci::{Descriptor, Digest, Document, Manifest, Reference, Repository};
 use kiln_plan::Hit;
 use kiln_registry::{BlobSource, FileSource};
 use kiln_store::{ArchiveWriter, Blobs, OciLayoutWriter};
@@ -45,15 +45,19 @@ pub(crate) async fn push(session: &Arc<Session>, product: &Product) -> Result<()
         .iter()
         .zip(&there)
         .map(async |(name, there)| if *there { Ok(true) } else { push_name(session, name, product).await });
+    let mut failed = Ok(());
     for (reference, pushed) in destinations.iter().zip(join_all(named).await) {
         let (reference, digest) = (reference.clone(), digest.clone());
-        session.tell(if pushed? {
-            Event::Pushed { reference, digest }
-        } else {
-            Event::Warning(format!("{reference} is there already and may not change"))
-        });
+        match pushed {
+            Ok(true) => session.tell(Event::Pushed { reference, digest }),
+            Ok(false) => {
+                session.tell(Event::Warning(format!("{reference} is there already and may not change")));
+            }
+            // The first failure is told once it is known which names are there.
+            Err(error) => failed = failed.and(Err(error)),
+        }
     }
-    Ok(())
+    failed
 }
 
 /// Puts the manifests that the product's index lists, if it has one, into the repository.
@@ -61,14 +65,14 @@ async fn push_listed(session: &Session, to: &Repository, product: &Product) -> R
     if product.index().is_none() {
         return Ok(());
     }
-    let images = product.images().iter().map(|image| &image.manifest);
-    let listed = images.chain(product.attestations().iter().map(|said| &said.manifest));
-    try_join_all(listed.map(async |manifest| {
+    let put = async |manifest: &Document<Manifest>| {
         let name = by_digest(to, manifest.digest());
         let pushed = session.registry.push_manifest(&name, manifest.value().media_type(), manifest.raw());
         pushed.await.map_err(BuildError::other)
-    }))
-    .await?;
+    };
+    try_join_all(product.images().iter().map(|image| put(&image.manifest))).await?;
+    // What is said about an image is for registries that know the image.
+    try_join_all(product.attestations().iter().map(|said| put(&said.manifest))).await?;
     Ok(())
 }
 
