@@ -97,8 +97,8 @@ fn base_layer_of(session: &Arc<Session>, layer: &Layer, once: bool) -> Result<Ba
         LayerOrigin::Image(source) if once => {
             // Asked when the layer is read: the first needn't wait for what is said of the last.
             let (session, digest) = (Arc::clone(session), layer.descriptor.digest.clone());
-            let hardly = source.repository().is_some_and(|from| goes_within(&session, from));
-            Ok(passing_layer(&source, hardly, move || is_sent(&session, &digest)))
+            let unlikely = source.repository().is_some_and(|from| goes_within(&session, from));
+            Ok(passing_layer(&source, unlikely, move || is_sent(&session, &digest)))
         }
         LayerOrigin::Image(source) => {
             source.begin();

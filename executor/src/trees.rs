@@ -184,13 +184,13 @@ pub(crate) fn base_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {
 /// As a streamed [`base_layer`], whose bytes are only kept if that `is_wanted`: see [`LayerSource::pass`].
 pub(crate) fn passing_layer(
     layer: &LayerSource,
-    hardly: bool,
+    unlikely: bool,
     is_wanted: impl Fn() -> bool + Send + Sync + 'static,
 ) -> BaseLayer {
     if let Some(path) = layer.unpacked() {
         return BaseLayer::Unpacked { diff_id: *layer.diff_id(), path };
     }
-    blob(layer, move |source| source.pass(hardly, &is_wanted))
+    blob(layer, move |source| source.pass(unlikely, &is_wanted))
 }
 
 fn blob_layer(layer: &LayerSource, streamed: bool) -> BaseLayer {

@@ -178,11 +178,11 @@ impl LayerSource {
     /// As [`LayerSource::stream`], but what comes from a registry is not kept on this machine, unless `is_wanted` says that
     /// somebody else has a use for it. Whoever asks again has it downloaded.
     ///
-    /// `is_wanted` may ask a registry, which takes its time. Where `hardly`, it is taken to say no, and the first bytes come
+    /// `is_wanted` may ask a registry, which takes its time. Where that is `unlikely`, it is taken to say no, and the first bytes come
     /// meanwhile: for nothing if it says yes.
     pub fn pass(
         &self,
-        hardly: bool,
+        unlikely: bool,
         is_wanted: impl FnOnce() -> bool,
     ) -> io::Result<Box<dyn BufRead + Send>> {
         let (inner, images) = (&self.inner, &self.inner.images);
@@ -207,7 +207,7 @@ impl LayerSource {
             let this = self.clone();
             Passing::begin(fetch, move || this.transfer().map_err(io::Error::other)?.open())
         };
-        let begun = hardly.then(begin);
+        let begun = unlikely.then(begin);
         if is_wanted() {
             return self.stream();
         }

@@ -340,7 +340,7 @@ async fn a_layer_that_passes_by_is_not_kept_until_it_is_wanted_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_hardly_is_wanted_comes_while_that_is_asked() {
-    for (hardly, wanted) in [(true, false), (true, true), (false, false), (false, true)] {
+    for (unlikely, wanted) in [(true, false), (true, true), (false, false), (false, true)] {
         let world = Arc::new(World::new());
         let base = image(&amd64(), &[("etc/hostname", b"base"), ("bin/tool", &noise(7, 3_000_000))]);
         world.remote.put("12", &base);
@@ -349,22 +349,25 @@ async fn a_layer_that_hardly_is_wanted_comes_while_that_is_asked() {
         let (here, asked) = (Arc::clone(&world), digest.clone());
         let read = move || {
             let is_wanted = || {
-                while hardly && here.remote.downloads(&asked) == 0 {
+                while unlikely && here.remote.downloads(&asked) == 0 {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 assert_eq!(
                     here.remote.downloads(&asked),
-                    usize::from(hardly),
+                    usize::from(unlikely),
                     "it comes before it is known whither"
                 );
                 wanted
             };
             let mut bytes = Vec::new();
-            layer.pass(hardly, is_wanted).and_then(|mut reader| reader.read_to_end(&mut bytes)).map(|_| bytes)
+            layer
+                .pass(unlikely, is_wanted)
+                .and_then(|mut reader| reader.read_to_end(&mut bytes))
+                .map(|_| bytes)
         };
         assert!(tokio::task::spawn_blocking(read).await.unwrap().unwrap() == base.layers[1]);
         assert_eq!(found.layers[1].is_here(), wanted, "it is kept where somebody wants it");
-        assert_eq!(world.remote.downloads(&digest), 1 + usize::from(hardly && wanted));
+        assert_eq!(world.remote.downloads(&digest), 1 + usize::from(unlikely && wanted));
     }
 }
 

@@ -108,6 +108,17 @@ async fn a_push_asks_for_the_right_to_push() {
 }
 
 #[tokio::test]
+async fn two_questions_at_once_fetch_one_token() {
+    let server = TestRegistry::builder().auth(Auth::token("me", "p")).start().await;
+    let blob = Bytes::from(bytes(10));
+    let descriptor = Descriptor::new("application/octet-stream", Digest::of(&blob), 10);
+    let registry = with(Credentials::fixed(&server.host(), "me", "p"));
+    registry.push_new_blob(&repository(&server, "app"), &descriptor, &blob).await.unwrap();
+    assert_eq!(server.count(Route::Token), 1);
+    assert_eq!((server.count(Route::UploadPut), server.open_uploads()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_mount_asks_for_both_repositories() {
     let server = TestRegistry::builder().auth(Auth::token("me", "p")).start().await;
     let descriptor = server.put_blob("base/x", bytes(10));
