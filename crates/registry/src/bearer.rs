@@ -167,16 +167,16 @@ impl Bearer {
         unused && lock(&self.asked).insert(host.to_owned())
     }
 
-    /// Takes note that `place` refused a request with `challenge`: the token for these scopes is dropped, and a login
-    /// that ends some day is asked for again if it
-    /// was just `used`. Gives whether another login may be had.
+    /// Takes note that `place` refused a request with `authorization` by `challenge`: if the token for these scopes is still
+    /// the same it is dropped, and a login that ends some day is asked for again if it was just used. Gives whether another
+    /// login may be had.
     pub(crate) async fn refused(
         &self,
         transport: &Transport,
         place: &Place,
         scopes: &BTreeSet<Scope>,
         challenge: Challenge,
-        used: bool,
+        authorization: &Authorization,
     ) -> bool {
         let host = place.wire_host().to_owned();
         if let Challenge::Bearer { scope: Some(scope), .. } = &challenge
@@ -187,10 +187,12 @@ impl Bearer {
         let slot = lock(&self.tokens).get(&token_key(&host, scopes)).cloned();
         lock(&self.challenges).insert(host, challenge);
         if let Some(slot) = slot {
-            *slot.lock().await = None;
+            // Of requests that are refused at the same time, the first has fetched another for all.
+            let used = authorization.header.as_ref().map(HeaderValue::as_bytes);
+            slot.lock().await.take_if(|token| used == Some(token.value.bearer_token().as_bytes()));
         }
         let slot = lock(&self.logins).get(&(place.host.clone(), place.path.clone())).cloned();
-        let Some(slot) = slot.filter(|_| used) else { return false };
+        let Some(slot) = slot.filter(|_| authorization.fresh) else { return false };
         let mut found = slot.lock().await;
         let ends = found.as_ref().and_then(|f| f.login.as_ref()).is_some_and(|login| login.expires.is_some());
         if ends {

@@ -333,9 +333,8 @@ impl Transport {
             at.login = self.bearer.describe(place).await;
             let answer = Answer { response, at, stall: self.options.retries.stall, _slot: slot };
             let Some(wanted) = wanted else { return Ok(answer) };
-            let used = authorization.fresh;
-            let other = self.bearer.refused(self, place, ask.scopes, wanted, used).await;
-            if last || (used && !other) {
+            let other = self.bearer.refused(self, place, ask.scopes, wanted, &authorization).await;
+            if last || (authorization.fresh && !other) {
                 return Ok(answer);
             }
             if once {
