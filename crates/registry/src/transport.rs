@@ -150,8 +150,8 @@ impl<'a> Ask<'a> {
 
     /// Says how many bytes the request carries.
     ///
-    /// By HTTP/2, a server takes so much at a time, and then waits to be asked for room (64 KiB at nginx, 1 MiB at Go's): far
-    /// away, a connection of its own is many times as fast.
+    /// By HTTP/2, a server has so much on its way to it at a time (Go's: 1 MiB of all that share a connection). Far away, a
+    /// connection of its own is many times as fast.
     pub(crate) fn carries(mut self, bytes: u64) -> Self {
         self.apart |= bytes > LIGHT;
         self
