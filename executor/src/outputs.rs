@@ -1,7 +1,7 @@
 //! What becomes of the image: pushed, written as an archive or a layout, its digest written to files. Nothing is put
 //! under a destination's tag before every blob is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -119,21 +119,24 @@ async fn push_blobs(
     repositories: &BTreeSet<&Repository>,
     product: &Product,
 ) -> Result<(), BuildError> {
-    let mut documents: Vec<(&Descriptor, Bytes)> = Vec::new();
-    for image in product.images() {
-        documents.push((&image.manifest.value().config, Bytes::copy_from_slice(image.config.raw())));
-    }
-    for said in product.attestations() {
-        documents.extend(said.statements.iter().map(|(descriptor, bytes)| (descriptor, bytes.clone())));
-        documents.push((&said.manifest.value().config, said.config.clone()));
-    }
+    let configs = product
+        .images()
+        .iter()
+        .map(|image| (&image.manifest.value().config, Bytes::copy_from_slice(image.config.raw())));
+    let said = product.attestations().iter().flat_map(|said| {
+        let statements = said.statements.iter().map(|(descriptor, bytes)| (descriptor, bytes.clone()));
+        statements.chain([(&said.manifest.value().config, said.config.clone())])
+    });
+    // By digest: what is said about several images has parts in common.
+    let documents: BTreeMap<&Digest, (&Descriptor, Bytes)> =
+        configs.chain(said).map(|document| (&document.0.digest, document)).collect();
     let (registry, is_new) = (&session.registry, is_new(session, product));
     let mut sent = Vec::new();
     for to in repositories {
         for layer in product.images().iter().flat_map(|image| &image.layers) {
             send_layer(session, to, &layer.descriptor, Transit::Through);
         }
-        sent.extend(documents.iter().map(async |(descriptor, bytes)| {
+        sent.extend(documents.values().map(async |(descriptor, bytes)| {
             if is_new {
                 registry.push_new_blob(to, descriptor, bytes).await
             } else {

@@ -41,8 +41,8 @@ fn table(results: &[Outcome], limits: &Limits, promises: &[Kept], runs: usize) -
         "# Performance\n\nMade by `make bench`: {}. Each figure is the median of {runs} run{}; the two tools ran in turn. Only \
          the ratios mean anything on another machine. \"cpu\" is processor time in user mode and in the kernel, of everything \
          that the line started; memory is that of the largest process. The registry is Debian's docker-registry on the same \
-         machine and disk; its work is in the wall time of both and in the processor time of neither. Where it is 40 ms away, it speaks TLS and \
-         HTTP/2, and each byte is held up for 20 ms on its way there and on its way back.\n\n\
+         machine and disk; its work is in the wall time of both and in the processor time of neither. Where it is 40 ms \
+         away, it speaks TLS and HTTP/2, and each byte is held up for 20 ms on its way there and on its way back.\n\n\
          ![wall time as a share of what it is compared with](performance.svg)\n\n",
         machine::describe(),
         if runs == 1 { "" } else { "s" },

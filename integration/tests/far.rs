@@ -35,6 +35,19 @@ impl Site {
         }
     }
 
+    /// Fails if a blob was sent to a repository more than once.
+    fn nothing_was_sent_twice(&self) {
+        let seen = self.registry.seen().into_iter().filter(|seen| seen.route == Route::UploadPut);
+        let digest = |query: &str| query.split("digest=").nth(1).unwrap_or_default().to_owned();
+        let repository = |path: &str| path.split("/blobs/").next().unwrap_or_default().to_owned();
+        let mut sent: Vec<_> = seen.map(|seen| (repository(&seen.path), digest(&seen.query))).collect();
+        sent.sort();
+        let all = sent.len();
+        sent.dedup();
+        assert_eq!(sent.len(), all, "{sent:#?}");
+        assert!(all > 0);
+    }
+
     /// The requests about the layer cache.
     fn of_the_cache(&self) -> Vec<Seen> {
         self.registry.seen().into_iter().filter(|seen| seen.path.starts_with("/v2/cache/")).collect()
@@ -118,4 +131,37 @@ fn a_build_that_found_all_its_steps_writes_nothing_to_the_cache_and_asks_once() 
         let manifests = asked.iter().filter(|seen| seen.route == Route::Manifest).count();
         assert_eq!(manifests, 1, "the record of the last build says it all: {asked:#?}");
     }
+}
+
+#[test]
+fn blobs_that_go_up_together_are_sent_once() {
+    let site = site();
+    // What is said about either image has the same config.
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    let flags = [platforms, "--provenance", "-d", &site.name("app:1")];
+    site.work.builds("FROM scratch\nCOPY a /a\n", &flags);
+    site.nothing_was_sent_twice();
+    site.registry.forget();
+    // The last step is found under two keys.
+    let (cache, out) = (format!("--cache-repo={}", site.name("cache")), site.name("other:1"));
+    let dockerfile = "FROM scratch AS one\nCOPY a /a\nFROM scratch\nCOPY --from=one /a /b\n";
+    site.work.builds(dockerfile, &["--cache", "--cache-copy-layers", &cache, "-d", &out]);
+    let records = site.of_the_cache().iter().filter(|seen| seen.route == Route::ManifestPut).count();
+    assert!(records >= 4, "two steps, one of them twice, and the build: {records}");
+    site.nothing_was_sent_twice();
+}
+
+#[test]
+fn for_an_image_that_is_there_nothing_is_begun() {
+    let site = site();
+    let (cache, out) = (format!("--cache-repo={}", site.name("cache")), site.name("app:1"));
+    site.work.builds("FROM scratch\nADD base.tar /\n", &["-d", &site.name("base:1")]);
+    let dockerfile = format!("FROM {}\nCOPY a /a\n", site.name("base:1"));
+    let flags = ["--cache", "--cache-copy-layers", &cache, "-d", &out];
+    site.work.builds(&dockerfile, &flags);
+    site.registry.forget();
+    site.work.builds(&dockerfile, &flags);
+    let seen = site.registry.seen();
+    assert!(seen.iter().all(|seen| matches!(seen.method.as_str(), "GET" | "HEAD")), "{seen:#?}");
+    assert_eq!(site.registry.count(Route::BlobHead), 0, "{seen:#?}");
 }

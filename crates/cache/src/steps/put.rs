@@ -113,12 +113,12 @@ async fn put_remote(
 ) -> Result<bool, RegistryError> {
     let Some(first) = result.records.first() else { return Ok(false) };
     let named = result.records.iter().filter_map(|record| Some((tagged(repository, record.key)?, record)));
-    let documents: Vec<_> =
-        named.map(|(reference, record)| (reference, record.write(&result.inputs))).collect();
-    let configs = documents.iter().map(async |(_, (manifest, config))| {
-        let raw = Bytes::copy_from_slice(config.raw());
-        registry.push_new_blob(repository, &manifest.value().config, &raw).await
-    });
+    let manifests: Vec<_> =
+        named.map(|(reference, record)| (reference, record.write(&result.inputs).0)).collect();
+    // All have the same.
+    let (manifest, config) = first.write(&result.inputs);
+    let raw = Bytes::copy_from_slice(config.raw());
+    let config = Box::pin(registry.push_new_blob(repository, &manifest.value().config, &raw));
     let layer = async {
         match &result.layer {
             Some(blob) if !is_mounted(registry, repository, result, &first.layer).await? => {
@@ -131,8 +131,8 @@ async fn put_remote(
     if result.layer.is_none() && !registry.blob_exists(repository, &first.layer.digest).await? {
         return Ok(false);
     }
-    try_join(layer, try_join_all(configs)).await?;
-    try_join_all(documents.iter().map(|(reference, (manifest, _))| {
+    try_join(layer, config).await?;
+    try_join_all(manifests.iter().map(|(reference, manifest)| {
         registry.push_manifest(reference, manifest.value().media_type(), manifest.raw())
     }))
     .await?;
