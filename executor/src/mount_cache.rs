@@ -13,8 +13,7 @@ use kiln_oci::media_type::{self, Compression};
 use kiln_oci::{Descriptor, Digest, Platform};
 use kiln_plan::{Recipe, StepKey};
 use kiln_rootfs::{
-    Delta, EmptyView, ExtractOptions, IgnorePaths, LayerOptions, Root, Whiteouts, decompress, extract,
-    write_layer,
+    Delta, EmptyView, ExtractOptions, IgnorePaths, LayerOptions, Root, Whiteouts, extract_layer, write_layer,
 };
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -108,10 +107,10 @@ fn bring(session: &Session, key: StepKey, directory: &Path) -> Result<Option<Dig
         record: None,
     };
     let compression = Compression::of_layer(&hit.media_type).unwrap_or(Compression::Gzip);
-    let extracted = Root::open(&files)
-        .and_then(|root| extract(decompress(blob.reader(), compression), &root, &mut options));
+    let extracted =
+        Root::open(&files).and_then(|root| extract_layer(blob.reader(), compression, &root, &mut options));
     match extracted {
-        Ok(extracted) if extracted.diff_id == hit.diff_id => {}
+        Ok((diff_id, _)) if diff_id == hit.diff_id => {}
         Ok(_) => return Ok(None),
         Err(error) => {
             session.tell(Event::Warning(format!("a cache mount begins empty: {error}")));

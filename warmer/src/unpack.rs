@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use kiln_oci::media_type::Compression;
 use kiln_oci::{Descriptor, DiffId, ImageConfig, Manifest};
-use kiln_rootfs::{ExtractOptions, IgnorePaths, Root, Whiteouts, decompress, extract};
+use kiln_rootfs::{ExtractOptions, IgnorePaths, Root, Whiteouts, extract_layer};
 use kiln_store::{ReadWrite, Store, StoreError};
 
 use crate::run::Run;
@@ -68,18 +68,17 @@ fn unpack_one(
         record: None,
     };
     let extracted = Root::open(guard.path())
-        .and_then(|root| extract(decompress(blob.reader(), compression), &root, &mut options));
+        .and_then(|root| extract_layer(blob.reader(), compression, &root, &mut options));
     let refused = match extracted {
         Err(error) => Some(error.to_string()),
         // The blob's digest fits, so this is how the image was made; whoever builds from it will say the same.
-        Ok(extracted) if extracted.diff_id != diff_id => Some(format!(
-            "its bytes have the diff ID {}, not the one in the image's config",
-            extracted.diff_id
-        )),
-        Ok(extracted) if !extracted.skipped.is_empty() => {
+        Ok((found, _)) if found != diff_id => {
+            Some(format!("its bytes have the diff ID {found}, not the one in the image's config"))
+        }
+        Ok((_, extracted)) if !extracted.skipped.is_empty() => {
             Some(format!("it holds {} device nodes, which can't be made here", extracted.skipped.len()))
         }
-        Ok(extracted) if !extracted.dangling.is_empty() => {
+        Ok((_, extracted)) if !extracted.dangling.is_empty() => {
             Some(format!("it holds {} hard links to files of layers below", extracted.dangling.len()))
         }
         Ok(_) => None,

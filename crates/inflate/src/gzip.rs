@@ -19,7 +19,8 @@ pub struct GzipReader<R> {
     piece: Piece,
     /// Where in the piece the bytes begin that this member may repeat.
     floor: usize,
-    sum: crc32fast::Hasher,
+    /// Of the member so far; `None` if it isn't wanted.
+    sum: Option<crc32fast::Hasher>,
     /// How long the member is, modulo 2^32.
     length: u32,
 }
@@ -46,9 +47,17 @@ impl<R: BufRead> GzipReader<R> {
             part: Part::First,
             piece: Piece::default(),
             floor: WINDOW,
-            sum: crc32fast::Hasher::new(),
+            sum: Some(crc32fast::Hasher::new()),
             length: 0,
         }
+    }
+
+    /// Leaves the sums unchecked, for who verifies a digest of the bytes, or has no use for most of them. The lengths are
+    /// still checked.
+    #[must_use]
+    pub fn without_sums(mut self) -> Self {
+        self.sum = None;
+        self
     }
 
     /// The input. When the stream was read to its end, so was the input.
@@ -99,8 +108,9 @@ impl<R: BufRead> GzipReader<R> {
                 known.extend_from_slice(&input[..now]);
                 self.input.consume(now);
                 if known.len() == 8 {
-                    let sum = std::mem::take(&mut self.sum).finalize();
-                    let right = known[..4] == sum.to_le_bytes() && known[4..] == self.length.to_le_bytes();
+                    let sum = self.sum.as_mut().map(|sum| std::mem::take(sum).finalize());
+                    let right = sum.is_none_or(|sum| known[..4] == sum.to_le_bytes())
+                        && known[4..] == self.length.to_le_bytes();
                     self.part = if right { Part::Next } else { Part::Damaged(Damage::Checksum) };
                 }
             }
@@ -119,7 +129,9 @@ impl<R: BufRead> GzipReader<R> {
         let (used, end) = (there - run.input.len(), run.at);
         self.input.consume(used);
         let new = self.piece.grow(end);
-        self.sum.update(new);
+        if let Some(sum) = &mut self.sum {
+            sum.update(new);
+        }
         self.length = self.length.wrapping_add(new.len().try_into().map_err(io::Error::other)?);
         match stop {
             Ok(Stop::Input) if there == 0 && end == before => return Err(cut()),

@@ -230,6 +230,21 @@ fn what_is_wrong_is_said() {
     );
 }
 
+#[test]
+fn without_sums_the_length_is_still_compared() {
+    let good = gzip(b"one", 6);
+    let read = |sum: u8, length: u8| {
+        let mut bytes = [good.clone(), good.clone()].concat();
+        bytes[good.len() - 8] ^= sum;
+        bytes[good.len() - 4] ^= length;
+        let mut out = String::new();
+        GzipReader::new(bytes.as_slice()).without_sums().read_to_string(&mut out).map(|_| out)
+    };
+    assert_eq!(read(0, 0).unwrap(), "oneone");
+    assert_eq!(read(1, 0).unwrap(), "oneone");
+    assert!(read(0, 1).unwrap_err().to_string().contains("the checksum at the end is wrong"));
+}
+
 /// A reader that fails in between.
 struct Fails<'a>(&'a [u8]);
 

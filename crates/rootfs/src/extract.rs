@@ -15,7 +15,9 @@ use crate::delta::disk;
 use crate::error::Doing;
 use crate::remove::remove_unless_kept;
 use crate::tar_read::{Entry, EntryKind, TarReader};
-use crate::{IgnorePaths, Kind, Meta, Root, RootfsError, Timestamp, TreePath, Xattrs};
+use crate::{
+    Compression, IgnorePaths, Kind, Meta, Root, RootfsError, Timestamp, TreePath, Xattrs, decompress,
+};
 
 /// What becomes of whiteouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,6 @@ pub struct ExtractOptions<'a> {
 /// What was written.
 #[derive(Debug)]
 pub struct Extracted {
-    /// What the archive's bytes hash to.
-    pub diff_id: DiffId,
     /// How many entries were written.
     pub entries: u64,
     /// How many bytes their contents have.
@@ -76,7 +76,22 @@ pub(crate) struct InTheWay {
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Writes the layer `tar` (not compressed) into the tree `into`.
+/// Writes a layer into the tree `into`, from its bytes as a registry has them; `said` is what its media type says of their
+/// compression. Also gives what its archive hashes to, which nobody has compared with anything yet.
+///
+/// Fails as [`extract`] does, or as reading `layer` does.
+pub fn extract_layer(
+    layer: impl BufRead + Send + 'static,
+    said: Compression,
+    into: &Root,
+    options: &mut ExtractOptions<'_>,
+) -> Result<(DiffId, Extracted), RootfsError> {
+    let mut tar = Hashing { input: decompress(layer, said), hasher: Hasher::sha256() };
+    let extracted = extract(&mut tar, into, options)?;
+    Ok((DiffId(digest_bytes(&tar.hasher.finish())), extracted))
+}
+
+/// Writes the layer `tar` (not compressed), which is read to its end, into the tree `into`.
 ///
 /// Fails with [`RootfsError::Archive`] if it is damaged, with [`RootfsError::Escape`] if it names anything outside the
 /// tree, and with [`RootfsError::Io`] if a file can't be written.
@@ -85,9 +100,8 @@ pub fn extract(
     into: &Root,
     options: &mut ExtractOptions<'_>,
 ) -> Result<Extracted, RootfsError> {
-    let hashing = Hashing { input: tar, hasher: Hasher::sha256() };
     let mut work = Extraction {
-        tar: TarReader::new(hashing),
+        tar: TarReader::new(tar),
         into,
         options,
         parent: None,
@@ -148,7 +162,7 @@ struct Made {
 }
 
 struct Extraction<'a, 'o, R> {
-    tar: TarReader<Hashing<R>>,
+    tar: TarReader<R>,
     into: &'a Root,
     options: &'a mut ExtractOptions<'o>,
     /// The directory of the last entry: most entries lie beside their predecessor.
@@ -578,11 +592,10 @@ impl<R: BufRead> Extraction<'_, '_, R> {
             disk::set_mtime(&directory, &name, mtime).doing("set the time of", path.to_string())?;
         }
         let mut input = self.tar.into_inner();
-        // What follows the end marker belongs to the diff ID as well.
+        // What follows the end marker belongs to the digests as well.
         io::copy(&mut input, &mut io::sink()).map_err(|error| RootfsError::Archive(error.to_string()))?;
         let Counted { entries, bytes, skipped, dangling, in_the_way } = self.done;
-        let diff_id = DiffId(digest_bytes(&input.hasher.finish()));
-        Ok(Extracted { diff_id, entries, bytes, skipped, dangling, in_the_way })
+        Ok(Extracted { entries, bytes, skipped, dangling, in_the_way })
     }
 }
 

@@ -31,7 +31,7 @@ pub use decompress::{apart, decompress};
 pub use delta::{Delta, DeltaBuilder};
 pub use entries::{LayerEntry, LayerWhat, entries};
 pub use error::RootfsError;
-pub use extract::{ExtractOptions, Extracted, Record, Whiteouts, extract};
+pub use extract::{ExtractOptions, Extracted, Record, Whiteouts, extract, extract_layer};
 pub(crate) use ignore_paths::HidingView;
 pub use ignore_paths::IgnorePaths;
 pub use interest::Interest;

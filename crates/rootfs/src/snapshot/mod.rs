@@ -47,6 +47,9 @@ pub enum SnapshotMode {
     Time,
 }
 
+/// More layers at once than this would hold too much memory.
+const MOST_THREADS: usize = 4;
+
 /// What all snapshotters want to know.
 #[derive(Clone, Debug)]
 pub struct SnapshotOptions {
@@ -66,13 +69,16 @@ pub struct SnapshotOptions {
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
+        // One more than there are cores: fewer of them have nothing to do at the end, when one layer is left.
+        let threads =
+            std::thread::available_parallelism().map_or(2, |cores| (cores.get() + 1).min(MOST_THREADS));
         Self {
             mode: SnapshotMode::Full,
             ignore: IgnorePaths::default(),
             stable_inodes: true,
             can_mknod: false,
             can_chown: true,
-            threads: 2,
+            threads,
         }
     }
 }

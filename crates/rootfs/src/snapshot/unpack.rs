@@ -17,7 +17,7 @@ use crate::delta::{failed, open_parent};
 use crate::extract::InTheWay;
 use crate::{
     Compression, ExtractOptions, Extracted, Kind, Meta, Record, Root, RootfsError, TreePath, View, Whiteouts,
-    decompress, extract,
+    extract_layer,
 };
 
 /// The mode of a new layer directory, which no image gives its root: whether it is still there after extraction tells
@@ -166,9 +166,9 @@ fn from_blob(
     how: &mut ExtractOptions<'_>,
 ) -> Result<Extracted, RootfsError> {
     let bytes = open().map_err(|error| failed("open the layer for", bytes(dir), error))?;
-    let extracted = extract(decompress(bytes, compression), &Root::open(dir)?, how)?;
-    if extracted.diff_id != *layer.diff_id() {
-        let (found, named) = (extracted.diff_id, layer.diff_id());
+    let (found, extracted) = extract_layer(bytes, compression, &Root::open(dir)?, how)?;
+    let named = layer.diff_id();
+    if found != *named {
         return Err(RootfsError::Archive(format!("it is {found}, and the image's config names {named}")));
     }
     Ok(extracted)

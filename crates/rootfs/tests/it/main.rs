@@ -12,9 +12,10 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use kiln_oci::DiffId;
 use kiln_rootfs::{
     Compression, Delta, EmptyView, ExtractOptions, Extracted, IgnorePaths, LayerBlob, LayerOptions, Root,
-    RootfsError, Whiteouts, decompress, extract, write_layer,
+    RootfsError, Whiteouts, extract, write_layer,
 };
 
 /// The whole of a directory as a layer.
@@ -31,6 +32,16 @@ fn try_extract(tar: impl Read, into: &Path, whiteouts: Whiteouts) -> Result<Extr
     extract(BufReader::new(tar), &Root::open(into).unwrap(), &mut options)
 }
 
-fn extract_layer(layer: Vec<u8>, into: &Path) -> Extracted {
-    try_extract(decompress(std::io::Cursor::new(layer), Compression::Gzip), into, Whiteouts::Apply).unwrap()
+/// Gives what the archive hashes to.
+fn extract_layer(layer: Vec<u8>, into: &Path) -> DiffId {
+    let ignore = IgnorePaths::default();
+    let mut options = ExtractOptions {
+        whiteouts: Whiteouts::Apply,
+        ignore,
+        can_mknod: true,
+        can_chown: true,
+        record: None,
+    };
+    let (layer, into) = (std::io::Cursor::new(layer), Root::open(into).unwrap());
+    kiln_rootfs::extract_layer(layer, Compression::Gzip, &into, &mut options).unwrap().0
 }

@@ -61,8 +61,7 @@ fn everything_comes_back_as_it_was() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     everything(from.path());
     let (layer, blob) = layer_of(from.path());
-    let extracted = extract_layer(layer, to.path());
-    assert_eq!(extracted.diff_id, blob.diff_id);
+    assert_eq!(extract_layer(layer, to.path()), blob.diff_id);
     let big = fs::metadata(to.path().join("big")).unwrap();
     assert_eq!((big.mtime(), big.mtime_nsec()), (-86_400, 250_000_000));
     let linked = fs::metadata(to.path().join("a/b/linked")).unwrap();
