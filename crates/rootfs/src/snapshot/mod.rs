@@ -47,9 +47,6 @@ pub enum SnapshotMode {
     Time,
 }
 
-/// More layers at once than this would hold too much memory.
-const MOST_THREADS: usize = 4;
-
 /// What all snapshotters want to know.
 #[derive(Clone, Debug)]
 pub struct SnapshotOptions {
@@ -63,22 +60,20 @@ pub struct SnapshotOptions {
     pub can_mknod: bool,
     /// Whether files can be given to anybody. Where not, all of them are ours.
     pub can_chown: bool,
-    /// How many layers are extracted at once where that is possible, and never less than one.
+    /// How many layers are extracted at once where that is possible, and never less than one. One more than there are
+    /// cores leaves fewer of them idle at the end; each takes its memory.
     pub threads: usize,
 }
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
-        // One more than there are cores: fewer of them have nothing to do at the end, when one layer is left.
-        let threads =
-            std::thread::available_parallelism().map_or(2, |cores| (cores.get() + 1).min(MOST_THREADS));
         Self {
             mode: SnapshotMode::Full,
             ignore: IgnorePaths::default(),
             stable_inodes: true,
             can_mknod: false,
             can_chown: true,
-            threads,
+            threads: 3,
         }
     }
 }
