@@ -52,8 +52,7 @@ impl<R: BufRead> GzipReader<R> {
         }
     }
 
-    /// Leaves the sums unchecked, for who verifies a digest of the bytes, or has no use for most of them. The lengths are
-    /// still checked.
+    /// Leaves the sums unchecked: for who compares a digest of the stream. The lengths are still checked.
     #[must_use]
     pub fn without_sums(mut self) -> Self {
         self.sum = None;
