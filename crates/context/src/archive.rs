@@ -141,10 +141,9 @@ pub(crate) fn unpack_stream(
         }));
     }
     let root = Root::open(into)?;
-    let mut whole = Cursor::new(header).chain(reader);
-    extract(&mut whole, &root, &mut options()).map_err(|error| reason(error.to_string()))?;
     // What stands behind the archive's end is read, too: a transfer that breaks there is known to be whole.
-    io::copy(&mut whole, &mut io::sink()).map_err(|error| reason(error.to_string()))?;
+    extract(Cursor::new(header).chain(reader), &root, &mut options())
+        .map_err(|error| reason(error.to_string()))?;
     // And what a decompressor leaves alone: the digest is that of the whole.
     io::copy(&mut input, &mut io::sink()).map_err(|error| reason(error.to_string()))?;
     let hasher = input.lock().hasher.take();

@@ -178,8 +178,8 @@ impl LayerSource {
     /// As [`LayerSource::stream`], but what comes from a registry is not kept on this machine, unless `is_wanted` says that
     /// somebody else has a use for it. Whoever asks again has it downloaded.
     ///
-    /// `is_wanted` may ask a registry, which takes its time. Where that is `unlikely`, it is taken to say no, and the first bytes come
-    /// meanwhile: for nothing if it says yes.
+    /// `is_wanted` may ask a registry, which takes its time. Where that is `unlikely`, it is taken to say no, and the first
+    /// bytes come meanwhile: for nothing if it says yes.
     pub fn pass(
         &self,
         unlikely: bool,

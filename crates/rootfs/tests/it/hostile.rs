@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kiln_rootfs::{ExtractOptions, IgnorePaths, Root, RootfsError, TarReader, Whiteouts, entries, extract};
+use kiln_rootfs::{IgnorePaths, Root, RootfsError, TarReader, Whiteouts, entries, extract};
 
 use crate::try_extract;
 
@@ -202,14 +202,7 @@ fn no_link_leads_to_what_is_ignored() {
         for file in &files {
             fs::write(file, "untouched").unwrap();
         }
-        let ignore = IgnorePaths::new(["/own", "/deep/own"]);
-        let mut options = ExtractOptions {
-            whiteouts: Whiteouts::Apply,
-            ignore,
-            can_mknod: true,
-            can_chown: true,
-            record: None,
-        };
+        let mut options = crate::options(Whiteouts::Apply, IgnorePaths::new(["/own", "/deep/own"]));
         extract(archive(entries).as_slice(), &Root::open(dir.path()).unwrap(), &mut options).unwrap();
         for file in &files {
             assert_eq!(fs::read_to_string(file).unwrap(), "untouched", "{entries:?}");

@@ -26,22 +26,19 @@ fn layer_of(directory: &Path) -> (Vec<u8>, LayerBlob) {
     (out, blob)
 }
 
+/// All that an extraction can do.
+fn options(whiteouts: Whiteouts, ignore: IgnorePaths) -> ExtractOptions<'static> {
+    ExtractOptions { whiteouts, ignore, can_mknod: true, can_chown: true, record: None }
+}
+
 fn try_extract(tar: impl Read, into: &Path, whiteouts: Whiteouts) -> Result<Extracted, RootfsError> {
-    let ignore = IgnorePaths::default();
-    let mut options = ExtractOptions { whiteouts, ignore, can_mknod: true, can_chown: true, record: None };
+    let mut options = options(whiteouts, IgnorePaths::default());
     extract(BufReader::new(tar), &Root::open(into).unwrap(), &mut options)
 }
 
 /// Gives what the archive hashes to.
 fn extract_layer(layer: Vec<u8>, into: &Path) -> DiffId {
-    let ignore = IgnorePaths::default();
-    let mut options = ExtractOptions {
-        whiteouts: Whiteouts::Apply,
-        ignore,
-        can_mknod: true,
-        can_chown: true,
-        record: None,
-    };
+    let mut options = options(Whiteouts::Apply, IgnorePaths::default());
     let (layer, into) = (std::io::Cursor::new(layer), Root::open(into).unwrap());
     kiln_rootfs::extract_layer(layer, Compression::Gzip, &into, &mut options).unwrap().0
 }
